@@ -1,0 +1,206 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one place that knows psycopg2: where a database is, how to reach it, what its errors may say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import MigrationError
+
+try:
+    import psycopg2
+    import psycopg2.errors
+    import psycopg2.extensions
+
+    IMPORT_ERROR: str | None = None
+except ImportError as exc:  # a runner without psycopg2 gets a line that says how to get it
+    IMPORT_ERROR = str(exc)
+
+__all__ = ["ENDPOINT_SPEC", "PINNED", "Connection", "Endpoint", "connect", "database_errors", "redact", "rows", "scalar"]
+
+Connection = Any  # psycopg2.extensions.connection; psycopg2 may be absent
+
+PINNED: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "iso_8601",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "xmloption": "content",
+    "standard_conforming_strings": "on",
+    "lc_monetary": "C",
+    "idle_in_transaction_session_timeout": "0",
+}
+CONNECT_TIMEOUT = 10  # seconds
+
+ENDPOINT_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "login_host": {"type": "str", "default": ""},
+    "login_port": {"type": "int", "default": 5432},
+    "login_db": {"type": "str", "required": True},
+    "login_user": {"type": "str", "required": True},
+    "login_password": {"type": "str", "no_log": True},
+    "ssl_mode": {
+        "type": "str",
+        "default": "prefer",
+        "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
+    },
+    "ca_cert": {"type": "path"},
+    "ssl_cert": {"type": "path"},
+    "ssl_key": {"type": "path", "no_log": False},
+    "session_role": {"type": "str"},
+    "schema": {"type": "str"},
+}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One database and the way to it; `name` is its inventory host."""
+
+    name: str
+    host: str
+    port: int
+    dbname: str
+    user: str
+    password: str | None = field(default=None, repr=False)
+    sslmode: str = "prefer"
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+    session_role: str | None = None
+    schema: str = "public"
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Endpoint:
+        """Return the endpoint that a module's options (ENDPOINT_SPEC) describe."""
+        return cls(
+            name=params["name"],
+            host=params.get("login_host") or "",
+            port=int(params.get("login_port") or 5432),
+            dbname=params["login_db"],
+            user=params["login_user"],
+            password=params.get("login_password"),
+            sslmode=params.get("ssl_mode") or "prefer",
+            sslrootcert=params.get("ca_cert"),
+            sslcert=params.get("ssl_cert"),
+            sslkey=params.get("ssl_key"),
+            session_role=params.get("session_role"),
+            schema=params.get("schema") or "public",
+        )
+
+    @property
+    def place(self) -> str:
+        """Return where the database is, for messages."""
+        return f"{self.name} ({self.user}@{self.host or 'local'}:{self.port}/{self.dbname})"
+
+
+def redact(exc: BaseException) -> str:
+    """Return what an error of PostgreSQL may say aloud: its first line and SQLSTATE, no DETAIL, no CONTEXT, no values.
+
+    Class 22 messages ("invalid input syntax for type integer: ...") quote the value, so only their condition is named.
+    """
+    diag = getattr(exc, "diag", None)
+    state = getattr(exc, "pgcode", None)
+    if state is None:
+        lines = str(exc).strip().splitlines()
+        return lines[0] if lines else type(exc).__name__
+    if state.startswith("22"):
+        message = type(exc).__name__
+        column = getattr(diag, "column_name", None)
+    else:
+        message = getattr(diag, "message_primary", None) or type(exc).__name__
+        column = getattr(diag, "column_name", None)
+    where = f" (column {column})" if column else ""
+    return f"{message}{where} [SQLSTATE {state}]"
+
+
+@contextlib.contextmanager
+def database_errors(place: str, doing: str) -> Iterator[None]:
+    """Turn an error of PostgreSQL into a MigrationError that names the place and what was being done."""
+    if IMPORT_ERROR is not None:
+        raise MigrationError(_no_driver())
+    try:
+        yield
+    except psycopg2.Error as exc:
+        raise MigrationError(f"{place}: {doing}: {redact(exc)}") from exc
+
+
+def _no_driver() -> str:
+    return f"psycopg2 is missing on this runner ({IMPORT_ERROR}); install the package psycopg2-binary there (pip) or python3-psycopg2 (Debian)"
+
+
+def connect(
+    endpoint: Endpoint,
+    *,
+    application_name: str,
+    readonly: bool = False,
+    settings: Mapping[str, str] | None = None,
+    autocommit: bool = False,
+) -> Connection:
+    """Connect with pinned settings; raise MigrationError, in one line, when that fails.
+
+    `settings` are further startup settings, in their own units. A pooler that refuses startup options cannot be used.
+    """
+    if IMPORT_ERROR is not None:
+        raise MigrationError(_no_driver())
+    chosen = {**PINNED, "search_path": _search_path(endpoint.schema), **(settings or {})}
+    if readonly:
+        chosen["default_transaction_read_only"] = "on"
+    if endpoint.session_role:
+        chosen["role"] = endpoint.session_role
+    arguments = {
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "dbname": endpoint.dbname,
+        "user": endpoint.user,
+        "password": endpoint.password,
+        "sslmode": endpoint.sslmode,
+        "sslrootcert": endpoint.sslrootcert,
+        "sslcert": endpoint.sslcert,
+        "sslkey": endpoint.sslkey,
+    }
+    try:
+        connection = psycopg2.connect(
+            **{name: value for name, value in arguments.items() if value not in (None, "")},
+            options=" ".join(f"-c {name}={_escaped(value)}" for name, value in chosen.items()),
+            application_name=application_name,
+            client_encoding="UTF8",
+            connect_timeout=CONNECT_TIMEOUT,
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+        )
+    except psycopg2.Error as exc:
+        cause = " ".join(str(exc).split())
+        raise MigrationError(
+            f"cannot connect to {endpoint.place}: {cause}; check login_* and ssl_* in host_vars/{endpoint.name}"
+        ) from exc
+    connection.autocommit = autocommit
+    return connection
+
+
+def _search_path(schema: str) -> str:
+    return '"' + schema.replace('"', '""') + '", pg_temp'
+
+
+def _escaped(value: str) -> str:
+    """Escape a value of the options string: backslashes and blanks (libpq, "options")."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def rows(connection: Connection, statement: str, arguments: Sequence[Any] | Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """Run a statement and return all rows of its (small) result."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement, arguments)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+def scalar(connection: Connection, statement: str, arguments: Sequence[Any] | Mapping[str, Any] | None = None) -> Any:
+    """Run a statement and return the one value of its first row, or None when there is no row."""
+    found = rows(connection, statement, arguments)
+    return found[0][0] if found else None
