@@ -1,0 +1,55 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Inventory variables to module options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+_REQUIRED = ("login_host", "login_db", "login_user")
+_OPTIONAL = ("login_port", "login_password", "ssl_mode", "ca_cert", "ssl_cert", "ssl_key", "session_role")
+
+
+def migration_endpoint(hostvars: Mapping[str, Any], host: str) -> dict[str, Any]:
+    """Return how to reach the database that the inventory host `host` stands for."""
+    if host not in hostvars:
+        raise AnsibleFilterError(f"the inventory has no database host {host!r}")
+    variables = hostvars[host]
+    for name in _REQUIRED:
+        if name not in variables:
+            raise AnsibleFilterError(
+                f"host_vars/{host}: {name} is not set. For the lab run 'ansible-playbook playbooks/lab.yml', for other"
+                " environments see \"Point it at your own databases\" in README.md."
+            )
+    endpoint = {"name": host, **{name: variables[name] for name in _REQUIRED}}
+    endpoint |= {name: variables[name] for name in _OPTIONAL if variables.get(name) is not None}
+    if "source_schema" in variables:
+        endpoint["schema"] = variables["source_schema"]
+    return endpoint
+
+
+def migration_connections(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]], namespace: str) -> dict[str, Any]:
+    """Return the `connections` option of the phases' modules, from the groups source, targets and control."""
+    for name in ("source", "control"):
+        if len(groups.get(name, [])) != 1:
+            raise AnsibleFilterError(f"the inventory's group {name!r} must have exactly one host, it has {len(groups.get(name, []))}")
+    if not groups.get("targets"):
+        raise AnsibleFilterError("the inventory's group 'targets' has no host")
+    return {
+        "source": migration_endpoint(hostvars, groups["source"][0]),
+        "targets": [migration_endpoint(hostvars, host) for host in groups["targets"]],
+        "control": migration_endpoint(hostvars, groups["control"][0]),
+        "namespace": namespace,
+    }
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {"migration_connections": migration_connections, "migration_endpoint": migration_endpoint}

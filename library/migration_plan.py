@@ -1,0 +1,121 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read the mappings and the schema SQL into one plan."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: migration_plan
+short_description: Read mappings and schema SQL into one plan
+description:
+  - Reads C(mappings/<service>/<table>.yml), C(mappings/_ids/<entity>.yml) and the services' schema SQL, checks them against
+    each other with PostgreSQL's own parser, and returns the plan that every phase works from.
+  - Runs on the controller, connects to nothing and writes nothing.
+author: The Edulink migration project
+options:
+  mappings_dir:
+    description: The folder of the mappings.
+    type: path
+    required: true
+  schema_dir:
+    description: The folder with one folder of SQL files for each service.
+    type: path
+    required: true
+  services:
+    description: The inventory's target databases.
+    type: list
+    elements: str
+    required: true
+  namespace:
+    description: The environment's secret namespace of the UUIDs, 16 characters or more.
+    type: str
+    required: true
+requirements:
+  - pglast (on the controller)
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  idempotent:
+    support: full
+    description: The same files give the same plan.
+"""
+
+EXAMPLES = r"""
+- name: Read the plan
+  migration_plan:
+    mappings_dir: mappings
+    schema_dir: roles/schema/files
+    services: [auth_service, user_service]
+    namespace: "{{ migration_namespace }}"
+  delegate_to: localhost
+  register: __migration_plan
+"""
+
+RETURN = r"""
+plan:
+  description: The plan as data.
+  type: dict
+  returned: success
+digest:
+  description: sha256 of what the plan does.
+  type: str
+  returned: success
+fingerprint:
+  description: 16 hex digits that tell namespaces apart.
+  type: str
+  returned: success
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import ids
+from ..module_utils.migration.compiler import compile_plan
+from ..module_utils.migration.contract_sql import parse_contract
+from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.mapping import read_mappings
+
+
+def run(module: AnsibleModule) -> dict[str, object]:
+    """Return the module's result; MigrationError when the files are not one plan."""
+    services = tuple(sorted(module.params["services"]))
+    namespace = module.params["namespace"]
+    if len(namespace) < ids.MINIMUM_SECRET:
+        raise MigrationError(
+            f"migration_namespace has {len(namespace)} characters, {ids.MINIMUM_SECRET} are the least;"
+            " make one with 'openssl rand -hex 32' and keep it in the vault"
+        )
+    mappings = read_mappings(Path(module.params["mappings_dir"]), services)
+    schema_dir = Path(module.params["schema_dir"])
+    contracts = {service: parse_contract(service, schema_dir / service) for service in services}
+    plan = compile_plan(mappings, contracts, ids.fingerprint(namespace))
+    return {"changed": False, "plan": plan.to_dict(), "digest": plan.digest, "fingerprint": plan.fingerprint}
+
+
+def main() -> None:
+    """Read the options, make the plan, report."""
+    module = AnsibleModule(
+        argument_spec={
+            "mappings_dir": {"type": "path", "required": True},
+            "schema_dir": {"type": "path", "required": True},
+            "services": {"type": "list", "elements": "str", "required": True},
+            "namespace": {"type": "str", "required": True, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()

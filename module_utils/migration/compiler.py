@@ -1,0 +1,308 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compile mappings against the contract into a plan. Controller only (it parses SQL).
+
+compile_plan() walks the mappings' tables, checks every name against the contract, and gives each target column its one
+SQL expression. What it rejects is rejected with the mapping's file and line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping as MappingType
+from typing import Any
+
+from . import ids
+from . import mapping as m
+from .contract import Contract, TableSpec
+from .errors import MigrationError
+from .plan import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch
+from .quote import ident, literal
+from .sql_reader import Reads, output_columns, read_expression, read_query
+from .yaml_tree import suggest
+
+ID_MAP = "id_map"
+ID_MAP_COLUMNS = (("entity", "text"), ("source_key", "text"), ("id", "uuid"))
+
+
+def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fingerprint: str) -> Plan:
+    """Return the plan; `contracts` has one contract for each service of the mappings."""
+    minters = _minters(mappings)
+    targets = [_table_target(mapping, contracts[mapping.service], minters) for mapping in mappings.tables]
+    targets += [_identity_target(identity, minters) for identity in mappings.identities if identity.keep]
+    entities = tuple(_entity(name, *minter) for name, minter in sorted(minters.items()))
+    targets += _id_maps(mappings, targets, minters)
+    _no_shared_entities(targets)
+    return Plan(
+        targets=tuple(targets),
+        entities=entities,
+        contracts=tuple((name, json.loads(json.dumps(contract.to_dict()))) for name, contract in sorted(contracts.items())),
+        fingerprint=fingerprint,
+    )
+
+
+Minter = tuple[str, str, m.Part]  # service, target's table, part
+
+
+def _minters(mappings: m.Mappings) -> dict[str, Minter]:
+    found: dict[str, Minter] = {}
+    candidates = [(mapping.service, mapping.table, part) for mapping in mappings.tables for part in mapping.parts]
+    candidates += [(identity.database, identity.entity, identity.part) for identity in mappings.identities]
+    for service, table, part in candidates:
+        entity = part.key.mints
+        if entity is None:
+            continue
+        if entity in found:
+            raise MigrationError(f"{part.key.place}: {entity!r} is minted at {found[entity][2].key.place} already; one place mints an entity")
+        found[entity] = (service, table, part)
+    return found
+
+
+def _entity(name: str, service: str, table: str, part: m.Part) -> Entity:
+    return Entity(name, service, table, part.name, part.table or "", part.key.columns[0])
+
+
+def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Minter]) -> Target:
+    spec = _find_table(mapping, contract)
+    names = tuple(column.name for column in spec.columns)
+    id_column = _id_column(mapping, spec)
+    parts = tuple(_part(mapping.service, mapping.table, mapping.path, part, spec, id_column, minters, mapping.policies) for part in mapping.parts)
+    for policy in mapping.policies:
+        if policy.column not in names:
+            raise MigrationError(f"{policy.place}: {mapping.service}.{mapping.table} has no column {policy.column!r}{suggest(policy.column, names)}")
+    return Target(
+        service=mapping.service,
+        schema=spec.schema,
+        table=spec.name,
+        id_column=id_column,
+        columns=names,
+        column_types=tuple(column.type for column in spec.columns),
+        parts=parts,
+        policies=tuple(Policy(p.column, p.rule, p.policy, p.placeholder, p.place) for p in mapping.policies),
+    )
+
+
+def _find_table(mapping: m.Mapping, contract: Contract) -> TableSpec:
+    found = [table for table in contract.tables if table.name == mapping.table]
+    if not found:
+        known = tuple(table.name for table in contract.tables)
+        raise MigrationError(f"{mapping.path}: the schema SQL of {mapping.service} makes no table {mapping.table!r}{suggest(mapping.table, known)}")
+    if len(found) > 1:
+        raise MigrationError(f"{mapping.path}: the schema SQL of {mapping.service} makes {mapping.table!r} in several schemas; keep one")
+    return found[0]
+
+
+def _id_column(mapping: m.Mapping, spec: TableSpec) -> str:
+    keys = [constraint.columns for constraint in spec.constraints if constraint.kind == "primary_key"]
+    if len(keys) != 1 or len(keys[0]) != 1:
+        raise MigrationError(f"{mapping.path}: {spec.schema}.{spec.name} needs a primary key of one uuid column in the schema SQL")
+    (name,) = keys[0]
+    column = next(column for column in spec.columns if column.name == name)
+    if column.type != "uuid":
+        raise MigrationError(f"{mapping.path}: the primary key {spec.schema}.{spec.name}.{name} is {column.type}, not uuid")
+    return name
+
+
+def _part(
+    service: str,
+    table: str,
+    path: str,
+    part: m.Part,
+    spec: TableSpec,
+    id_column: str,
+    minters: dict[str, Minter],
+    policies: tuple[m.Policy, ...],
+) -> Part:
+    entity = part.key.mints or (f"{service}.{table}.{part.name}" if part.name else f"{service}.{table}")
+    wire = {column.name: column.wire_type for column in spec.columns}
+    rules = {column.name: column for column in part.columns}
+    for name, rule in rules.items():
+        if name not in wire:
+            raise MigrationError(f"{rule.place}: {service}.{table} has no column {name!r}{suggest(name, tuple(wire))}")
+        if name == id_column:
+            raise MigrationError(f"{rule.place}: {name!r} is minted by 'key'; leave it out of 'columns'")
+    missing = [name for name in wire if name != id_column and name not in rules]
+    if missing:
+        where = f"part {part.name!r} gives" if part.name else "the mapping gives"
+        raise MigrationError(f"{part.place}: {where} no value for {', '.join(missing)}; every target column has a source or a 'value'")
+    cells = []
+    for column in spec.columns:
+        if column.name == id_column:
+            cells.append(_id_cell(id_column, entity, part))
+        else:
+            cells.append(_placeholders(_cell(rules[column.name], column.wire_type, minters), policies))
+    return _projection(part, path, entity, tuple(cells))
+
+
+def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...]) -> Part:
+    reads, tables, stars = _reads(part, cells)
+    return Part(
+        name=part.name,
+        path=path,
+        table=part.table,
+        query=part.query,
+        touches=tuple(Touch(touch.table, touch.column, touch.result) for touch in part.touches),
+        key=part.key.columns,
+        key_types=part.key.types,
+        chunk_by=part.chunk_by,
+        entity=entity,
+        minted=part.key.mints is not None,
+        cells=cells,
+        tables=tables,
+        reads=reads,
+        stars=stars,
+        dropped=tuple(sorted(part.dropped.items())),
+        parents=tuple(sorted(part.parents.items())),
+    )
+
+
+def _reads(part: m.Part, cells: tuple[Cell, ...]) -> tuple[tuple[Read, ...], tuple[str, ...], tuple[str, ...]]:
+    used = dict.fromkeys([*part.key.columns, part.chunk_by, *part.parents, *(name for cell in cells for name in cell.reads)])
+    if part.query is None:
+        return tuple(Read((str(part.table),), name) for name in used), (str(part.table),), ()
+    place = part.query_path or part.place
+    found = read_query(part.query, place)
+    _check_touches(part, found, place)
+    names = output_columns(part.query, place)
+    if names is not None:
+        for name in used:
+            if name not in names:
+                raise MigrationError(f"{part.place}: the result of {place} has no column {name!r}{suggest(name, names)}")
+        for touch in part.touches:
+            if touch.result not in (*names, m.EVERY):
+                raise MigrationError(f"{part.place}: refresh of {touch.table}: the result of {place} has no column {touch.result!r}{suggest(touch.result, names)}")
+    return tuple(Read(read.tables, read.column) for read in found.columns), found.tables, found.star
+
+
+def _check_touches(part: m.Part, found: Reads, place: str) -> None:
+    named = {touch.table for touch in part.touches}
+    for table in found.tables:
+        if table not in named:
+            raise MigrationError(f"{part.place}: {place} reads {table!r}, but 'refresh' does not say which rows a change in it touches")
+    for table in sorted(named - set(found.tables)):
+        raise MigrationError(f"{part.place}: refresh names {table!r}, which {place} does not read{suggest(table, found.tables)}")
+
+
+def _id_cell(name: str, entity: str, part: m.Part) -> Cell:
+    fields = [_key_field(f"src.{ident(column)}", kind) for column, kind in zip(part.key.columns, part.key.types, strict=True)]
+    return Cell(name, ids.expression(entity, fields), "bytea", is_id=True, entity=entity, reads=part.key.columns, place=part.key.place)
+
+
+def _key_field(sql: str, kind: str) -> str:
+    return ids.integer_field(sql) if kind == "integer" else ids.text_field(sql)
+
+
+def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter]) -> Cell:
+    if column.plan_time:
+        return Cell(column.name, f"{PLAN_TIME_SQL}::{wire_type}", wire_type, constant=True, place=column.place)
+    if column.source is None and column.sql is None:
+        return Cell(column.name, f"{_constant(column.value)}::{wire_type}", wire_type, constant=True, place=column.place)
+    if column.source is not None:
+        sql, reads = f"src.{ident(column.source)}", (column.source,)
+    else:
+        text = str(column.sql)
+        sql, reads = f"(\n{text}\n)", read_expression(text, f"{column.place}: column {column.name}")
+    if column.translate is None:
+        return Cell(column.name, f"{sql}::{wire_type}", wire_type, reads=reads, place=column.place)
+    if column.translate not in minters:
+        raise MigrationError(
+            f"{column.place}: column {column.name}: no mapping mints {column.translate!r}{suggest(column.translate, tuple(minters))}"
+        )
+    if wire_type != "uuid":
+        raise MigrationError(f"{column.place}: column {column.name}: an id map gives a uuid, the target column is {wire_type}")
+    kind = minters[column.translate][2].key.types[0]
+    expression = ids.expression(column.translate, [_key_field(sql, kind)])
+    return Cell(column.name, expression, "bytea", is_id=True, entity=column.translate, key=sql, reads=reads, place=column.place)
+
+
+def _constant(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        return literal(json.dumps(value, ensure_ascii=False))
+    return literal(str(value))
+
+
+def _placeholders(cell: Cell, policies: tuple[m.Policy, ...]) -> Cell:
+    for policy in policies:
+        if policy.column != cell.name or policy.policy != "placeholder":
+            continue
+        if policy.rule not in ("blank", "not_null"):
+            raise MigrationError(f"{policy.place}: a placeholder has no meaning for the rule {policy.rule!r}; choose block or quarantine")
+        if policy.placeholder is None:
+            raise MigrationError(f"{policy.place}: write the placeholder as SQL: {{placeholder: \"'user-' || id || '@invalid'\"}}")
+        if cell.is_id:
+            raise MigrationError(f"{policy.place}: an id cannot have a placeholder")
+        reads = read_expression(policy.placeholder, policy.place)
+        blank = f" OR btrim(({cell.sql})::text) = ''" if policy.rule == "blank" else ""
+        sql = f"CASE WHEN ({cell.sql}) IS NULL{blank} THEN (\n{policy.placeholder}\n)::{cell.type} ELSE {cell.sql} END"
+        cell = Cell(cell.name, sql, cell.type, reads=tuple(dict.fromkeys([*cell.reads, *reads])), place=cell.place)
+    return cell
+
+
+def _identity_target(identity: m.Identity, minters: dict[str, Minter]) -> Target:
+    """Return the bookkeeping table that keeps an identity's columns: migration.<entity>."""
+    cells = [_id_cell("id", identity.entity, identity.part)]
+    cells += [_cell(m.Column(name, identity.path, source=name), kind, minters) for name, kind in identity.keep.items()]
+    return Target(
+        service=identity.database,
+        schema=BOOKKEEPING,
+        table=identity.entity,
+        id_column="id",
+        columns=("id", *identity.keep),
+        column_types=("uuid", *identity.keep.values()),
+        parts=(_projection(identity.part, identity.path, identity.entity, tuple(cells)),),
+        bookkeeping=True,
+    )
+
+
+def _id_maps(mappings: m.Mappings, targets: list[Target], minters: dict[str, Minter]) -> list[Target]:
+    """Return the id map of each database as a target: a part for each entity minted there."""
+    paths = {(mapping.service, mapping.table): mapping.path for mapping in mappings.tables}
+    paths |= {(identity.database, identity.entity): identity.path for identity in mappings.identities}
+    result = []
+    for service in dict.fromkeys(service for service, _, _ in minters.values()):
+        parts = tuple(
+            _id_map_part(entity, part, paths[service, table])
+            for entity, (owner, table, part) in sorted(minters.items())
+            if owner == service
+        )
+        result.append(
+            Target(
+                service=service,
+                schema=BOOKKEEPING,
+                table=ID_MAP,
+                id_column="id",
+                columns=tuple(name for name, _ in ID_MAP_COLUMNS),
+                column_types=tuple(kind for _, kind in ID_MAP_COLUMNS),
+                parts=parts,
+                bookkeeping=True,
+            )
+        )
+    return result
+
+
+def _id_map_part(entity: str, part: m.Part, path: str) -> Part:
+    key = part.key.columns[0]
+    id_cell = _id_cell("id", entity, part)
+    cells = (
+        Cell("entity", f"{literal(entity)}::text", "text", constant=True, place=part.key.place),
+        Cell("source_key", f"(src.{ident(key)})::text", "text", reads=(key,), place=part.key.place),
+        id_cell,
+    )
+    projection = _projection(part, path, entity, cells)
+    return Part(**{**projection.__dict__, "name": entity})
+
+
+def _no_shared_entities(targets: list[Target]) -> None:
+    seen: dict[str, str] = {}
+    for target in targets:
+        if target.bookkeeping:
+            continue
+        for part in target.parts:
+            if part.entity in seen:
+                raise MigrationError(f"{part.label}: {part.entity!r} is the entity of {seen[part.entity]} already; ids would collide")
+            seen[part.entity] = part.label

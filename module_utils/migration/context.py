@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every phase's module is given: the plan, the ways to the databases, the namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from . import driver, ids
+from .driver import ENDPOINT_SPEC, Endpoint
+from .errors import MigrationError
+from .plan import Plan
+
+CONTEXT_SPEC: dict[str, Any] = {
+    "plan": {"type": "dict", "required": True},
+    "connections": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "source": {"type": "dict", "required": True, "options": ENDPOINT_SPEC},
+            "targets": {"type": "list", "elements": "dict", "required": True, "options": ENDPOINT_SPEC},
+            "control": {"type": "dict", "required": True, "options": ENDPOINT_SPEC},
+            "namespace": {"type": "str", "required": True, "no_log": True},
+        },
+    },
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """The plan, the ways to the databases and the namespace of one run."""
+
+    plan: Plan
+    source: Endpoint
+    targets: Mapping[str, Endpoint]
+    control: Endpoint
+    namespace: str = field(repr=False)
+    check: bool = False
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], check: bool) -> Context:
+        """Return the context that a module's options (CONTEXT_SPEC) describe."""
+        connections = params["connections"]
+        plan = Plan.from_dict(params["plan"])
+        targets = {item["name"]: Endpoint.from_params(item) for item in connections["targets"]}
+        missing = [service for service in plan.services if service not in targets]
+        if missing:
+            raise MigrationError(f"the group 'targets' has no host {missing[0]!r}, but mappings/{missing[0]} exists; add the host or remove the mappings")
+        if ids.fingerprint(connections["namespace"]) != plan.fingerprint:
+            raise MigrationError("the plan was made with another migration_namespace than the one given; run the whole playbook again")
+        return cls(
+            plan=plan,
+            source=Endpoint.from_params(connections["source"]),
+            targets=MappingProxyType(targets),
+            control=Endpoint.from_params(connections["control"]),
+            namespace=connections["namespace"],
+            check=check,
+        )
+
+    def connect_source(
+        self, application_name: str, *, plan_time: str, settings: Mapping[str, str] | None = None, autocommit: bool = False
+    ) -> driver.Connection:
+        """Connect to the source, read only, with the settings that the plan's projections need."""
+        return driver.connect(
+            self.source,
+            application_name=application_name,
+            readonly=True,
+            settings={**self.plan.settings(self.namespace, plan_time), **(settings or {})},
+            autocommit=autocommit,
+        )
+
+    def connect_target(
+        self,
+        service: str,
+        application_name: str,
+        *,
+        readonly: bool = False,
+        settings: Mapping[str, str] | None = None,
+        autocommit: bool = False,
+    ) -> driver.Connection:
+        """Connect to one of the target databases."""
+        return driver.connect(
+            self.targets[service], application_name=application_name, readonly=readonly, settings=settings, autocommit=autocommit
+        )

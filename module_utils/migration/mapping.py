@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What goes where: the mapping files, read into values that know their place. Controller only.
+
+Data: a Mapping a target table, a Part a source of it, a Column a target column's rule; an Identity an entity that is
+minted without a target table. read_mappings() lists the tree; nothing here looks at a database or a schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import MigrationError
+from .yaml_tree import Node, read, suggest
+
+POLICIES = ("block", "quarantine", "placeholder")
+RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type")
+KEY_TYPES = ("integer", "text")
+PLAN_TIME = "plan_time"
+EVERY = "*"
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one target column gets its value: copied from `source`, computed by `sql`, or the constant `value`.
+
+    `translate` names the id map that turns the value (a source key) into a UUID.
+    """
+
+    name: str
+    place: str
+    source: str | None = None
+    sql: str | None = None
+    value: Any = None
+    plan_time: bool = False
+    translate: str | None = None
+
+
+@dataclass(frozen=True)
+class Key:
+    """The source columns that identify a row, their kind, and the entity its UUIDs belong to (None: a leaf's own)."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    mints: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Touch:
+    """A change in `table` touches the result's rows whose `result` equals the changed row's `column`; both `*`: every row."""
+
+    table: str
+    column: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What happens to rows that break a rule of a target column; `placeholder` is an SQL expression or None."""
+
+    column: str
+    rule: str
+    policy: str
+    placeholder: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a target table; `query` is None where the source is a table."""
+
+    name: str
+    place: str
+    table: str | None
+    query: str | None
+    query_path: str | None
+    touches: tuple[Touch, ...]
+    key: Key
+    chunk_by: str
+    columns: tuple[Column, ...]
+    dropped: dict[str, str] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One target table and its sources."""
+
+    service: str
+    table: str
+    path: str
+    parts: tuple[Part, ...]
+    policies: tuple[Policy, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An entity minted without a target table; `keep` are columns (name to type) kept in migration.<entity>."""
+
+    entity: str
+    path: str
+    database: str
+    part: Part
+    keep: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Mappings:
+    """The whole tree."""
+
+    tables: tuple[Mapping, ...]
+    identities: tuple[Identity, ...]
+
+
+_PART_KEYS = ("source", "key", "columns", "dropped", "chunk_by", "parents")
+
+
+def read_mappings(root: Path, services: tuple[str, ...]) -> Mappings:
+    """Return what the tree below `root` says; MigrationError names file and line.
+
+    `services` are the inventory's target databases: a folder with another name is an error, as is a service without one.
+    """
+    if not root.is_dir():
+        raise MigrationError(f"{root}: no such folder of mappings; set migration_mappings_dir")
+    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "_ids")
+    for name in folders:
+        if name not in services:
+            raise MigrationError(f"{root.name}/{name}: the inventory has no target database of this name{suggest(name, services)}")
+    for name in services:
+        if name not in folders:
+            raise MigrationError(f"{root.name}: there is no folder for the target database {name!r} of the inventory")
+    tables = tuple(
+        _mapping(service, path, f"{root.name}/{service}/{path.name}")
+        for service in folders
+        for path in _yaml_files(root / service)
+    )
+    if not tables:
+        raise MigrationError(f"{root.name}: no mapping in any folder of a target database")
+    identities = tuple(_identity(path, f"{root.name}/_ids/{path.name}", services) for path in _yaml_files(root / "_ids"))
+    return Mappings(tables, identities)
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    for path in folder.iterdir():
+        if path.suffix not in (".yml", ".sql"):
+            raise MigrationError(f"{folder.parent.name}/{folder.name}/{path.name}: only .yml and .sql files belong here")
+    return sorted(path for path in folder.iterdir() if path.suffix == ".yml")
+
+
+def _mapping(service: str, path: Path, shown: str) -> Mapping:
+    root = read(path, shown)
+    found = root.only("a mapping", (*_PART_KEYS, "parts", "policies"))
+    if "parts" in found:
+        mixed = [key for key in _PART_KEYS if key in found]
+        if mixed:
+            raise found[mixed[0]].fail(f"{mixed[0]!r} belongs into each of the parts")
+        named = found["parts"].mapping("parts")
+        if not named:
+            raise found["parts"].fail("parts must not be empty")
+        parts = tuple(_part(name, node, path.parent, shown) for name, node in named.items())
+    else:
+        parts = (_part("", root, path.parent, shown),)
+    policies = tuple(_policies(found["policies"])) if "policies" in found else ()
+    return Mapping(service, path.stem, shown, parts, policies)
+
+
+def _identity(path: Path, shown: str, services: tuple[str, ...]) -> Identity:
+    root = read(path, shown)
+    found = root.only("an identity", ("source", "key", "database", "keep", "dropped", "chunk_by", "parents"), ("source", "key", "database"))
+    database = found["database"].text("database")
+    if database not in services:
+        raise found["database"].fail(f"no target database is called {database!r}{suggest(database, services)}")
+    keep = {name: node.text(f"keep.{name}") for name, node in found["keep"].mapping("keep").items()} if "keep" in found else {}
+    if "mints" in found["key"].mapping("key"):
+        raise found["key"].fail("an identity mints the entity that its file is named after; leave 'mints' out")
+    part = _part("", Node({k: v for k, v in found.items() if k not in ("database", "keep")}, root.place), path.parent, shown, identity=path.stem)
+    return Identity(path.stem, shown, database, part, keep)
+
+
+def _part(name: str, node: Node, folder: Path, shown: str, identity: str | None = None) -> Part:
+    what = f"part {name!r}" if name else "a mapping"
+    known = _PART_KEYS if name or identity else (*_PART_KEYS, "policies")
+    required = ("source", "key") if identity else ("source", "key", "columns")
+    found = node.only(what, known, required)
+    table, query, query_path, touches = _source(found["source"], folder, shown)
+    key = _key(found["key"], identity)
+    if "chunk_by" in found:
+        chunk_by = found["chunk_by"].text("chunk_by")
+    elif len(key.columns) == 1 and query is None:
+        chunk_by = key.columns[0]
+    else:
+        raise node.fail(f"{what}: a composite or joined source names 'chunk_by', the column its chunks are cut by")
+    columns = tuple(_column(column, rule) for column, rule in found["columns"].mapping("columns").items()) if "columns" in found else ()
+    return Part(
+        name=name,
+        place=node.place,
+        table=table,
+        query=query,
+        query_path=query_path,
+        touches=touches,
+        key=key,
+        chunk_by=chunk_by,
+        columns=columns,
+        dropped=_reasons(found, "dropped"),
+        parents=_reasons(found, "parents"),
+    )
+
+
+def _reasons(found: dict[str, Node], key: str) -> dict[str, str]:
+    return {name: node.text(f"{key}.{name}") for name, node in found[key].mapping(key).items()} if key in found else {}
+
+
+def _source(node: Node, folder: Path, shown: str) -> tuple[str | None, str | None, str | None, tuple[Touch, ...]]:
+    if isinstance(node.value, str):
+        return node.text("source"), None, None, ()
+    found = node.only("source", ("query", "refresh"), ("query", "refresh"))
+    name = found["query"].text("source.query")
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
+        raise found["query"].fail(f"there is no file {name!r} beside {shown}")
+    touches = tuple(_touch(table, touch) for table, touch in found["refresh"].mapping("source.refresh").items())
+    if not touches:
+        raise found["refresh"].fail("source.refresh must name every table that the query reads")
+    return None, path.read_text(encoding="utf-8"), f"{shown.rpartition('/')[0]}/{name}", touches
+
+
+def _touch(table: str, node: Node) -> Touch:
+    if isinstance(node.value, str):
+        return Touch(table, node.value, node.value)
+    found = node.mapping(f"refresh of {table}")
+    if len(found) != 1:
+        raise node.fail(f"refresh of {table}: one column, or one pair 'table column: result column'")
+    ((column, result),) = found.items()
+    return Touch(table, column, result.text(f"refresh of {table}"))
+
+
+def _key(node: Node, identity: str | None) -> Key:
+    found = node.only("key", ("from", "mints", "type"), ("from",))
+    columns = found["from"].texts("key.from")
+    types = found["type"].texts("key.type") if "type" in found else ("integer",) * len(columns)
+    for kind in types:
+        if kind not in KEY_TYPES:
+            raise found["type"].fail(f"key.type {kind!r} is not known{suggest(kind, KEY_TYPES)}")
+    if len(types) != len(columns):
+        raise node.fail("key.type must name one type for each column of key.from")
+    mints = identity or (found["mints"].text("key.mints") if "mints" in found else None)
+    if mints and len(columns) != 1:
+        raise node.fail("only a key of one column can mint an entity that others refer to")
+    return Key(columns, types, mints, node.place)
+
+
+def _column(name: str, node: Node) -> Column:
+    if isinstance(node.value, str):
+        return Column(name, node.place, source=node.text(name))
+    found = node.only(f"column {name}", ("from", "sql", "value", "map"))
+    kinds = [kind for kind in ("from", "sql", "value") if kind in found]
+    if len(kinds) != 1:
+        raise node.fail(f"column {name}: exactly one of 'from', 'sql' and 'value' says where the value comes from")
+    translate = found["map"].text(f"{name}.map") if "map" in found else None
+    if "value" in found:
+        if translate:
+            raise found["map"].fail(f"column {name}: a constant cannot go through an id map")
+        value = found["value"].value
+        if isinstance(value, (list, dict)):
+            value = _plain(found["value"])
+        return Column(name, node.place, value=value, plan_time=value == PLAN_TIME)
+    if "sql" in found:
+        return Column(name, node.place, sql=found["sql"].text(f"{name}.sql"), translate=translate)
+    return Column(name, node.place, source=found["from"].text(f"{name}.from"), translate=translate)
+
+
+def _plain(node: Node) -> Any:
+    if isinstance(node.value, dict):
+        return {key: _plain(value) for key, value in node.value.items()}
+    if isinstance(node.value, list):
+        return [_plain(value) for value in node.value]
+    return node.value
+
+
+def _policies(node: Node) -> list[Policy]:
+    result = []
+    for column, rules in node.mapping("policies").items():
+        for rule, chosen in rules.mapping(f"policies of {column}").items():
+            if rule not in RULES:
+                raise chosen.fail(f"policies of {column}: unknown rule {rule!r}{suggest(rule, RULES)}")
+            placeholder = None
+            policy = chosen.value
+            if isinstance(policy, dict):
+                found = chosen.only(f"policy {column}.{rule}", ("placeholder",), ("placeholder",))
+                policy, placeholder = "placeholder", found["placeholder"].text("placeholder")
+            if policy not in POLICIES:
+                raise chosen.fail(f"policy {column}.{rule}: {policy!r} is not known{suggest(str(policy), POLICIES)}")
+            result.append(Policy(column, rule, policy, placeholder, chosen.place))
+    return result

@@ -1,0 +1,289 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: what every phase works from. Pure values and the SQL they stand for; needs neither a parser nor a driver.
+
+A Part is one projection: select() gives the one SELECT on the source that yields the target's rows exactly. Transfer
+copies it, validation digests it, repair and catch-up run it for some keys, check mode explains it. The namespace and the
+plan's timestamp are not in it: they are startup settings of the connection (settings()), so statements can be logged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import ids
+from .quote import ident, literal, qualified
+
+PLAN_TIME_SETTING = "migration.plan_time"
+PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"
+BOOKKEEPING = "migration"
+
+Predicate = Callable[[str], str]  # quoted column -> condition
+
+
+@dataclass(frozen=True)
+class Touch:
+    """A change in a source table's `column` value touches the result's rows with the same `result` value; both `*`: all."""
+
+    table: str
+    column: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One target column: its name, the source SQL of its value (over the alias src), its type on the wire.
+
+    `reads` are the source columns the value is made of; `entity` is the id map it goes through, `key` then the SQL of the
+    source key. A cell whose `type` is bytea while the target's is uuid holds an id.
+    """
+
+    name: str
+    sql: str
+    type: str
+    is_id: bool = False
+    entity: str | None = None
+    key: str | None = None
+    reads: tuple[str, ...] = ()
+    constant: bool = False
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A source column that a part reads, with the tables that may own it."""
+
+    tables: tuple[str, ...]
+    column: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The operator's choice for rows that break a rule of a column."""
+
+    column: str
+    rule: str
+    policy: str
+    placeholder: str | None
+    place: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a target."""
+
+    name: str
+    path: str
+    table: str | None
+    query: str | None
+    touches: tuple[Touch, ...]
+    key: tuple[str, ...]
+    key_types: tuple[str, ...]
+    chunk_by: str
+    entity: str
+    minted: bool
+    cells: tuple[Cell, ...]
+    tables: tuple[str, ...]
+    reads: tuple[Read, ...]
+    stars: tuple[str, ...]
+    dropped: tuple[tuple[str, str], ...]
+    parents: tuple[tuple[str, str], ...]
+
+    def source(self, schema: str, predicate: Predicate | None = None) -> str:
+        """Return the FROM item (alias src) with the rows whose `chunk_by` meets the predicate.
+
+        In a query the predicate also goes to each table whose refresh column stands for chunk_by: a common table
+        expression of the table's name shadows the table, and PostgreSQL inlines it.
+        """
+        return self.source_where(schema, self.chunk_by, predicate)
+
+    def source_where(self, schema: str, column: str, predicate: Predicate | None) -> str:
+        """Return the FROM item (alias src) with the rows whose result `column` meets the predicate, WHERE included."""
+        where = f" WHERE {predicate('src.' + ident(column))}" if predicate else ""
+        if self.query is None:
+            return f"{qualified(schema, str(self.table))} AS src{where}"
+        shadows = [
+            f"{ident(touch.table)} AS NOT MATERIALIZED (SELECT * FROM {qualified(schema, touch.table)} WHERE {predicate(ident(touch.column))})"
+            for touch in self.touches
+            if predicate and touch.result == column
+        ]
+        inner = f"(\n{self.query.strip().rstrip(';')}\n)"
+        body = f"(WITH {', '.join(shadows)} SELECT * FROM {inner} AS result)" if shadows else inner
+        return f"{body} AS src{where}"
+
+    def select(self, schema: str, predicate: Predicate | None = None, *, extra: Sequence[str] = ()) -> str:
+        """Return the projection: the target's columns in order, then `extra` expressions over src."""
+        columns = [f"{cell.sql} AS {ident(cell.name)}" for cell in self.cells]
+        return f"SELECT {', '.join([*columns, *extra])} FROM {self.source(schema, predicate)}"
+
+    def select_columns(self, expressions: Sequence[str], schema: str, predicate: Predicate | None = None) -> str:
+        """Return a SELECT of any expressions over src from the part's source."""
+        return f"SELECT {', '.join(expressions)} FROM {self.source(schema, predicate)}"
+
+    @property
+    def id_cell(self) -> Cell:
+        """Return the cell of the row's own id."""
+        return next(cell for cell in self.cells if cell.is_id and cell.entity == self.entity)
+
+    @property
+    def key_text(self) -> str:
+        """Return the SQL (over src) of the source key as one text: the column, or a JSON array of several."""
+        if len(self.key) == 1:
+            return f"(src.{ident(self.key[0])})::text"
+        return f"jsonb_build_array({', '.join('src.' + ident(column) for column in self.key)})::text"
+
+    @property
+    def label(self) -> str:
+        """Return how messages name the part's file (and part)."""
+        return f"{self.path} ({self.name})" if self.name else self.path
+
+    def id_map_columns(self) -> tuple[str, str, str]:
+        """Return the SQL of (entity, source_key, id) for the id map."""
+        return (f"{literal(self.entity)}::text", self.key_text, self.id_cell.sql)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One target table with its parts; `bookkeeping` marks the tables that the migration itself keeps."""
+
+    service: str
+    schema: str
+    table: str
+    id_column: str
+    columns: tuple[str, ...]
+    column_types: tuple[str, ...]
+    parts: tuple[Part, ...]
+    policies: tuple[Policy, ...] = ()
+    bookkeeping: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return service.table, the name in reports."""
+        return f"{self.service}.{self.table}" if not self.bookkeeping else f"{self.service}.{self.schema}.{self.table}"
+
+    @property
+    def qualified(self) -> str:
+        """Return the quoted schema-qualified name."""
+        return qualified(self.schema, self.table)
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What mints an id that others refer to: where its id map is and which part mints it."""
+
+    name: str
+    service: str
+    target: str
+    part: str
+    source: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that moves; `contracts` are the parsed schemas (contract.Contract.to_dict()) by service."""
+
+    targets: tuple[Target, ...]
+    entities: tuple[Entity, ...]
+    contracts: tuple[tuple[str, Mapping[str, Any]], ...]
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON can carry it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Return the plan that to_dict() wrote."""
+        return cls(
+            targets=tuple(_target(item) for item in data["targets"]),
+            entities=tuple(Entity(**item) for item in data["entities"]),
+            contracts=tuple((name, contract) for name, contract in data["contracts"]),
+            fingerprint=data["fingerprint"],
+        )
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of what the plan does: compiled SQL, namespace fingerprint, target definitions; no code, no paths."""
+        essence = {
+            "select": [
+                [target.name, part.name, part.entity, part.select("source"), part.key_text, part.chunk_by]
+                for target in self.targets
+                for part in target.parts
+            ],
+            "policies": [[target.name, policy.column, policy.rule, policy.policy, policy.placeholder] for target in self.targets for policy in target.policies],
+            "contracts": [[name, _without_places(contract)] for name, contract in self.contracts],
+            "fingerprint": self.fingerprint,
+        }
+        return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def entity_names(self) -> tuple[str, ...]:
+        """Return every entity, those of leaf rows included."""
+        return tuple(dict.fromkeys(part.entity for target in self.targets for part in target.parts))
+
+    def settings(self, namespace: str, plan_time: str) -> dict[str, str]:
+        """Return the startup settings that a source connection needs to run the projections."""
+        return {**ids.settings(namespace, self.entity_names), PLAN_TIME_SETTING: plan_time}
+
+    def of(self, service: str) -> tuple[Target, ...]:
+        """Return the targets in one database."""
+        return tuple(target for target in self.targets if target.service == service)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Return the target databases' names."""
+        return tuple(dict.fromkeys(target.service for target in self.targets))
+
+
+def between(low: str | None, high: str | None, *, nulls: bool = False) -> Predicate:
+    """Return the predicate low <= column < high; None is open, `nulls` adds the rows without a value."""
+
+    def condition(column: str) -> str:
+        bounds = [f"{column} >= {literal(low)}"] if low is not None else []
+        bounds += [f"{column} < {literal(high)}"] if high is not None else []
+        joined = " AND ".join(bounds) or "true"
+        return f"({joined} OR {column} IS NULL)" if nulls and bounds else f"({joined})"
+
+    return condition
+
+
+def one_of(values: Sequence[str]) -> Predicate:
+    """Return the predicate column = ANY(values); the array takes the column's type."""
+    quoted = ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
+    return lambda column: f"{column} = ANY ({literal('{' + quoted + '}')})"
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_places(item) for key, item in value.items() if key not in ("path", "line", "place")}
+    if isinstance(value, (list, tuple)):
+        return [_without_places(item) for item in value]
+    return value
+
+
+def _target(data: Mapping[str, Any]) -> Target:
+    fields = dict(data)
+    fields["parts"] = tuple(_part(part) for part in data["parts"])
+    fields["policies"] = tuple(Policy(**policy) for policy in data["policies"])
+    fields["columns"] = tuple(data["columns"])
+    fields["column_types"] = tuple(data["column_types"])
+    return Target(**fields)
+
+
+def _part(data: Mapping[str, Any]) -> Part:
+    fields = dict(data)
+    fields["touches"] = tuple(Touch(**touch) for touch in data["touches"])
+    fields["cells"] = tuple(Cell(**{**cell, "reads": tuple(cell["reads"])}) for cell in data["cells"])
+    fields["reads"] = tuple(Read(tuple(read["tables"]), read["column"]) for read in data["reads"])
+    for name in ("key", "key_types", "tables", "stars"):
+        fields[name] = tuple(data[name])
+    for name in ("dropped", "parents"):
+        fields[name] = tuple((first, second) for first, second in data[name])
+    return Part(**fields)

@@ -1,0 +1,171 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the SQL in mappings reads, by PostgreSQL's own parser. Controller only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import MigrationError
+
+try:
+    import pglast
+    from pglast import ast, enums
+    from pglast.visitors import Visitor
+except ImportError:  # a remote runner never parses
+    pglast = None
+    ast = enums = None
+    Visitor = object
+
+# Stable or volatile functions whose result is another one in a second run or on another connection.
+UNSTABLE = frozenset(
+    "now clock_timestamp statement_timestamp transaction_timestamp timeofday random random_normal gen_random_uuid"
+    " uuid_generate_v1 uuid_generate_v4 uuidv4 uuidv7 nextval currval lastval setval pg_sleep txid_current"
+    " pg_current_xact_id pg_backend_pid inet_client_addr current_query dblink dblink_exec lo_import lo_export"
+    " pg_read_file pg_ls_dir set_config".split()
+)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A column that an SQL text reads, with the tables it may belong to (unqualified names may have several)."""
+
+    tables: tuple[str, ...]
+    column: str
+
+
+@dataclass(frozen=True)
+class Reads:
+    """All that a text reads; `star` lists the tables of which it reads every column."""
+
+    tables: tuple[str, ...]
+    columns: tuple[Read, ...]
+    star: tuple[str, ...]
+
+
+def read_expression(sql: str, place: str) -> tuple[str, ...]:
+    """Return the source columns that a scalar expression reads; MigrationError when it is not one."""
+    statement = _single_select(f"SELECT (\n{sql}\n)", place, sql)
+    targets = statement.targetList or ()
+    plain = not any((statement.fromClause, statement.whereClause, statement.groupClause, statement.sortClause, statement.op))
+    if len(targets) != 1 or not plain or targets[0].name:
+        raise MigrationError(f"{place}: {_short(sql)}: must be one scalar SQL expression over the source row")
+    collector = _collect(statement, place, sql)
+    if collector.selects > 1:
+        raise MigrationError(f"{place}: {_short(sql)}: a subquery needs a 'source: {{query: ..., refresh: ...}}', so that changes can be followed")
+    columns = []
+    for names in collector.columns:
+        if len(names) != 1 or names[0] == "*":
+            raise MigrationError(f"{place}: {'.'.join(names)}: name the source column alone, without a table")
+        columns.append(names[0])
+    return tuple(dict.fromkeys(columns))
+
+
+def read_query(sql: str, place: str) -> Reads:
+    """Return what a mapping's query reads; MigrationError when it is not one SELECT."""
+    statement = _single_select(sql, place, sql)
+    collector = _collect(statement, place, sql)
+    tables = tuple(dict.fromkeys(table for table in collector.aliases.values() if table))
+    every = tuple(dict.fromkeys(tables))
+    columns: list[Read] = []
+    star: list[str] = []
+    for names in collector.columns:
+        *qualifier, column = names
+        if qualifier:
+            owners = tuple(sorted(collector.by_alias.get(qualifier[-1], ())))
+        else:
+            owners = every
+        if column == "*":
+            star.extend(owners)
+        elif owners:
+            columns.append(Read(owners, column))
+    return Reads(tables, tuple(dict.fromkeys(columns)), tuple(dict.fromkeys(star)))
+
+
+def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
+    """Return the names of a query's result columns, or None when a star hides them."""
+    statement = _single_select(sql, place, sql)
+    while statement.op != enums.SetOperation.SETOP_NONE:
+        statement = statement.larg
+    names = []
+    for target in statement.targetList or ():
+        value = target.val
+        if target.name:
+            names.append(target.name)
+        elif isinstance(value, ast.ColumnRef) and isinstance(value.fields[-1], ast.String):
+            names.append(value.fields[-1].sval)
+        elif isinstance(value, ast.ColumnRef):
+            return None
+        else:
+            raise MigrationError(f"{place}: every result column of a query needs a name (AS ...)")
+    return tuple(names)
+
+
+def _single_select(text: str, place: str, shown: str) -> Any:
+    if pglast is None:
+        raise MigrationError("pglast is missing on the controller; install the packages of requirements.txt there")
+    try:
+        statements = pglast.parse_sql(text)
+    except pglast.parser.ParseError as exc:
+        raise MigrationError(f"{place}: {_short(shown)}: {exc.args[0]}") from exc
+    if len(statements) != 1 or not isinstance(statements[0].stmt, ast.SelectStmt) or statements[0].stmt.intoClause:
+        raise MigrationError(f"{place}: {_short(shown)}: must be one SELECT and nothing else")
+    return statements[0].stmt
+
+
+def _short(sql: str) -> str:
+    line = " ".join(sql.split())
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+class _Collector(Visitor):  # type: ignore[misc]  # the base is pglast's, which has no types
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns: list[tuple[str, ...]] = []
+        self.aliases: dict[int, str] = {}
+        self.by_alias: dict[str, set[str]] = {}
+        self.functions: list[str] = []
+        self.ctes: set[str] = set()
+        self.volatile: list[str] = []
+        self.selects = 0
+        self.locks = False
+
+    def visit_SelectStmt(self, _ancestors: Any, node: Any) -> None:
+        self.selects += 1 if node.op == enums.SetOperation.SETOP_NONE else 0
+        self.locks = self.locks or bool(node.lockingClause)
+
+    def visit_CommonTableExpr(self, _ancestors: Any, node: Any) -> None:
+        self.ctes.add(node.ctename)
+
+    def visit_RangeVar(self, _ancestors: Any, node: Any) -> None:
+        alias = node.alias.aliasname if node.alias else node.relname
+        self.aliases[len(self.aliases)] = node.relname
+        self.by_alias.setdefault(alias, set()).add(node.relname)
+
+    def visit_ColumnRef(self, _ancestors: Any, node: Any) -> None:
+        self.columns.append(tuple(part.sval if isinstance(part, ast.String) else "*" for part in node.fields))
+
+    def visit_FuncCall(self, _ancestors: Any, node: Any) -> None:
+        self.functions.append(node.funcname[-1].sval)
+
+    def visit_SQLValueFunction(self, _ancestors: Any, node: Any) -> None:
+        self.volatile.append("CURRENT_... (the time or the user of the session)")
+
+
+def _collect(statement: Any, place: str, sql: str) -> _Collector:
+    collector = _Collector()
+    collector(statement)
+    unstable = [name for name in collector.functions if name.lower() in UNSTABLE] + collector.volatile
+    if unstable:
+        raise MigrationError(
+            f"{place}: {_short(sql)}: {unstable[0]} gives another value at every run; use 'value: plan_time' or a source column"
+        )
+    if collector.locks:
+        raise MigrationError(f"{place}: {_short(sql)}: a row lock (FOR UPDATE ...) writes on the source; leave it out")
+    for key in [key for key, table in collector.aliases.items() if table in collector.ctes]:
+        collector.aliases.pop(key)
+    for tables in collector.by_alias.values():
+        tables.difference_update(collector.ctes)
+    return collector
