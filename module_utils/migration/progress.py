@@ -10,6 +10,7 @@ the controller reads it, here or through the connection. Progress is a courtesy:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import threading
@@ -125,5 +126,8 @@ class Progress:
 
 
 def _rates(samples: list[tuple[float, int]], start: float) -> list[tuple[float, float]]:
-    pairs = zip(samples, samples[1:], strict=False)
-    return [(round(now - start, 2), round((done - before) / (now - then), 1)) for (then, before), (now, done) in pairs if now > then]
+    return [
+        (round(now - start, 2), round((done - before) / (now - then), 1))
+        for (then, before), (now, done) in itertools.pairwise(samples)
+        if now > then
+    ]

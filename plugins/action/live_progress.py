@@ -1,0 +1,224 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a long module and show, on the controller, how far it is.
+
+The base of the action plugins with the long modules' names. The module replaces a small JSON file (its option
+`progress_file`); on a local connection a thread reads it, on any other the module runs asynchronously, so that it survives a
+lost connection, and the file is fetched with every poll. Lines go to stderr: stdout stays what the callback makes of it.
+
+Variables: `migration_progress` (default true), `migration_progress_seconds` (5) between two lines of a table,
+`migration_reconnect_seconds` (600) that a runner may be out of reach, `migration_async_seconds` (7 days) that a module may run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+FIRST_LINE = 1.0  # seconds: a step that is over sooner shows nothing
+POLL = 0.5  # seconds between two looks at a local file
+LONGEST_POLL = 5.0  # seconds between two polls of a remote runner
+ASYNC_KEYS = ("ansible_job_id", "started", "finished", "results_file", "ansible_async_watchdog_pid", "child_pid", "child_tracker_pid", "supports_tmpdir")
+
+display = Display()
+
+
+class Watcher:
+    """Turns the states of a progress file into lines, none too often."""
+
+    def __init__(self, host: str, seconds: float) -> None:
+        self._host = host
+        self._seconds = seconds
+        self._shown: dict[str, tuple[float, str]] = {}
+        self._note = ""
+
+    def show(self, text: str, *, last: bool = False) -> None:
+        """Display what is new in a state; at the end also the last state of each table that was shown before."""
+        try:
+            state = json.loads(text)
+        except ValueError:
+            return
+        if not isinstance(state, dict):
+            return
+        now = time.monotonic()
+        for name, table in state.get("tables", {}).items():
+            when, before = self._shown.get(name, (float("-inf"), ""))
+            line = describe(name, table)
+            finished = table.get("total") is not None and table["done"] >= table["total"]
+            if line == before or (last and not before) or (now - when < self._seconds and not last and not finished):
+                continue
+            self._shown[name] = (now, line)
+            self._say(line)
+        note = state.get("note", "")
+        if note != self._note:
+            self._note = note
+            self._say(note or "goes on")
+
+    def say_lost(self, cause: str) -> None:
+        """Tell that the runner is out of reach."""
+        self._say(f"out of reach ({cause}); the work goes on there, trying again")
+
+    def _say(self, line: str) -> None:
+        display.display(f"[{self._host}] {line}", color=C.COLOR_VERBOSE, stderr=True, screen_only=True)
+
+
+def describe(name: str, table: Mapping[str, Any]) -> str:
+    """Return `users 45% 1.2M/2.7M rows 224k rows/s ETA 00:06`."""
+    done, total, rate, unit = table["done"], table.get("total"), table.get("rate") or 0.0, table.get("unit", "rows")
+    if total is None:
+        return " ".join([name, f"{short(done)} {unit}", f"{short(rate)} {unit}/s"])
+    if done >= total:
+        return f"{name} 100% {short(done)} {unit}"
+    left = f" ETA {clock((total - done) / rate)}" if rate > 0 else ""
+    return f"{name} {min(99, 100 * done // max(total, 1))}% {short(done)}/{short(total)} {unit} {short(rate)} {unit}/s{left}"
+
+
+def short(number: float) -> str:
+    """Return a number as people say it: 950, 12.3k, 224k, 1.2M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size * 0.9995:
+            value = number / size
+            return f"{value:.1f}{letter}".replace(".0", "") if value < 99.95 else f"{value:.0f}{letter}"
+    return f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Return 00:06, 12:30 or 3:25:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+class ActionModule(ActionBase):
+    """Runs the module of the task's name and shows its progress."""
+
+    _supports_check_mode = True
+    _supports_async = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the module; its result is returned as it is."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        local = self._connection.transport == "local"
+        if self._task.async_val or (self._task.check_mode and not local):
+            wrap = bool(self._task.async_val) and not self._connection.has_native_async
+            return {**result, **self._execute_module(task_vars=variables, wrap_async=wrap)}
+        watcher = self._watcher(variables)
+        folder = self._own_folder()
+        try:
+            path = self._connection._shell.join_path(folder, "progress.json")
+            args = {**self._task.args, "progress_file": path}
+            outcome = self._run_here(args, variables, Path(path), watcher) if local else self._run_there(args, variables, path, watcher)
+        finally:
+            with contextlib.suppress(AnsibleError):
+                self._remove_tmp_path(folder, force=True)
+        return {**result, **outcome}
+
+    def _run_here(self, args: dict[str, Any], variables: dict[str, Any], path: Path, watcher: Watcher | None) -> dict[str, Any]:
+        with _watched(path, watcher):
+            return self._execute_module(module_args=args, task_vars=variables)
+
+    def _run_there(self, args: dict[str, Any], variables: dict[str, Any], path: str, watcher: Watcher | None) -> dict[str, Any]:
+        """Start the module asynchronously and poll it, through lost connections."""
+        patience = float(self._option(variables, "migration_reconnect_seconds", 600))
+        job = self._start(args, variables)
+        if "ansible_job_id" not in job:
+            return job
+        reached, pause = time.monotonic(), POLL
+        while True:
+            time.sleep(pause)
+            pause = min(pause * 1.5, LONGEST_POLL)
+            try:
+                status = self._status(job, variables)
+                if _finished(status):
+                    self._fetch(path, watcher, last=True)
+                    with contextlib.suppress(AnsibleError):
+                        self._status(job, variables, mode="cleanup")
+                    return {key: value for key, value in status.items() if key not in ASYNC_KEYS}
+                self._fetch(path, watcher)
+                reached = time.monotonic()
+            except AnsibleConnectionFailure as exc:
+                if time.monotonic() - reached > patience:
+                    raise
+                if watcher and pause >= LONGEST_POLL:
+                    watcher.say_lost(str(exc).splitlines()[0][:200])
+                with contextlib.suppress(Exception):  # a connection that cannot be reset is opened anew by the next poll
+                    self._connection.reset()
+
+    def _start(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        self._task.async_val = int(self._option(variables, "migration_async_seconds", 7 * 24 * 3600))
+        try:
+            return self._execute_module(module_args=args, task_vars=variables, wrap_async=True)
+        finally:
+            self._task.async_val = 0
+
+    def _status(self, job: Mapping[str, Any], variables: dict[str, Any], mode: str = "status") -> dict[str, Any]:
+        arguments = {"jid": job["ansible_job_id"], "mode": mode, "_async_dir": self.get_shell_option("async_dir", default="~/.ansible_async")}
+        return self._execute_module(module_name="ansible.legacy.async_status", module_args=arguments, task_vars=variables)
+
+    def _fetch(self, path: str, watcher: Watcher | None, *, last: bool = False) -> None:
+        if watcher:
+            found = self._low_level_execute_command(f"cat {self._connection._shell.quote(path)} 2>/dev/null || true")
+            watcher.show(found["stdout"], last=last)
+
+    def _own_folder(self) -> str:
+        """Make a folder on the runner that lives as long as the task, apart from the module's own."""
+        before = self._connection._shell.tmpdir
+        self._connection._shell.tmpdir = None
+        folder = self._make_tmp_path()
+        self._connection._shell.tmpdir = before
+        return folder
+
+    def _watcher(self, variables: Mapping[str, Any]) -> Watcher | None:
+        """Return who shows the lines; None when nobody wants them."""
+        wanted = boolean(self._option(variables, "migration_progress", True), strict=False)
+        if not wanted or self._task.no_log or "json" in str(C.DEFAULT_STDOUT_CALLBACK):
+            return None
+        return Watcher(variables.get("inventory_hostname", "?"), float(self._option(variables, "migration_progress_seconds", 5)))
+
+    def _option(self, variables: Mapping[str, Any], name: str, default: Any) -> Any:
+        return self._templar.template(variables[name]) if name in variables else default
+
+
+def _finished(status: Mapping[str, Any]) -> bool:
+    return bool(status.get("finished")) or (bool(status.get("failed")) and bool(status.get("_ansible_parsed")))
+
+
+@contextlib.contextmanager
+def _watched(path: Path, watcher: Watcher | None) -> Iterator[None]:
+    """Show the file's states from a thread while the body runs."""
+    if watcher is None:
+        yield
+        return
+    over = threading.Event()
+
+    def look(*, last: bool = False) -> None:
+        with contextlib.suppress(OSError):
+            watcher.show(path.read_text(encoding="utf-8"), last=last)
+
+    def watch() -> None:
+        pause = FIRST_LINE
+        while not over.wait(pause):
+            look()
+            pause = POLL
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look(last=True)
