@@ -1,0 +1,433 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carry the sessions of django_session to Redis."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: redis_sessions
+short_description: Carry the live sessions of a Django monolith to Redis
+description:
+  - Streams C(django_session), checks each signature, gives each session the user's UUID, and writes it to Redis in the layout of
+    the service, ending at the same second.
+  - Keeps a record of what it wrote beside the sessions, so that a rerun writes only what changed and an undo removes only that.
+  - A session that the service has written, prolonged or ended since is never touched.
+  - Never unpickles. Session keys are reported as a short hash only.
+author: The Edulink migration project
+options:
+  state:
+    description:
+      - V(present) carries the sessions and removes those that have ended in the monolith since.
+      - V(compare) tells what V(present) would do and writes nothing, in any mode.
+      - V(absent) deletes exactly the sessions that were written and are still as they were written.
+    type: str
+    default: present
+    choices: [present, compare, absent]
+  plan:
+    description: The plan that M(migration_plan) returned.
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases, as the filter P(migration_connections#filter) returns them.
+    type: dict
+    required: true
+    suboptions:
+      source:
+        description: The monolith's database.
+        type: dict
+        required: true
+        suboptions: &endpoint
+          name:
+            description: The inventory host.
+            type: str
+            required: true
+          login_host:
+            description: Host name, address or socket folder.
+            type: str
+            default: ""
+          login_port:
+            description: Port.
+            type: int
+            default: 5432
+          login_db:
+            description: Database.
+            type: str
+            required: true
+          login_user:
+            description: Role.
+            type: str
+            required: true
+          login_password:
+            description: Its password.
+            type: str
+          ssl_mode:
+            description: As libpq's sslmode.
+            type: str
+            default: prefer
+            choices: [disable, allow, prefer, require, verify-ca, verify-full]
+          ca_cert:
+            description: The certificate authority's file.
+            type: path
+          ssl_cert:
+            description: The client certificate's file.
+            type: path
+          ssl_key:
+            description: The client key's file.
+            type: path
+          session_role:
+            description: The role to SET after the login.
+            type: str
+          schema:
+            description: The schema of the tables.
+            type: str
+      targets:
+        description: The services' databases.
+        type: list
+        elements: dict
+        required: true
+        suboptions: *endpoint
+      control:
+        description: The database of the migration's records.
+        type: dict
+        required: true
+        suboptions: *endpoint
+      namespace:
+        description: The secret namespace of the UUIDs.
+        type: str
+        required: true
+  store:
+    description: The session store.
+    type: dict
+    required: true
+    suboptions:
+      mode:
+        description: One server, a Sentinel or a Redis Cluster.
+        type: str
+        default: single
+        choices: [single, sentinel, cluster]
+      hosts:
+        description: The server, the sentinels, or some nodes of the cluster.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          host:
+            description: Host name or address.
+            type: str
+            required: true
+          port:
+            description: Port.
+            type: int
+            default: 6379
+      username:
+        description: The ACL user.
+        type: str
+      password:
+        description: Its password.
+        type: str
+      db:
+        description: The database; 0 in a cluster.
+        type: int
+        default: 0
+      sentinel_name:
+        description: The name that the sentinels know the primary by.
+        type: str
+        default: mymaster
+      sentinel_username:
+        description: The ACL user of the sentinels.
+        type: str
+      sentinel_password:
+        description: Its password.
+        type: str
+      tls:
+        description: Speak TLS and verify the server.
+        type: bool
+        default: false
+      tls_ca:
+        description: The certificate authority's file; without it the system's are trusted.
+        type: path
+      tls_cert:
+        description: The client certificate's file.
+        type: path
+      tls_key:
+        description: The client key's file.
+        type: path
+      tls_verify_host:
+        description: Whether the certificate must name the host.
+        type: bool
+        default: true
+  engine:
+    description: The service's session engine; V(neutral) is JSON for a service that is not written in Django.
+    type: str
+    default: cache
+    choices: [cache, cached_db, neutral]
+  key_prefix:
+    description: KEY_PREFIX of the service's cache.
+    type: str
+    default: ""
+  key_version:
+    description: VERSION of the service's cache.
+    type: int
+    default: 1
+  serializer:
+    description: The serializer of the service's cache; Django's own is V(pickle).
+    type: str
+    default: pickle
+    choices: [pickle, json]
+  secret_key:
+    description: SECRET_KEY of the monolith. Not needed for O(state=absent).
+    type: str
+  secret_key_fallbacks:
+    description: SECRET_KEY_FALLBACKS of the monolith.
+    type: list
+    elements: str
+    default: []
+  service_secret_key:
+    description: SECRET_KEY of the service, when it is another one.
+    type: str
+  salt:
+    description: The signing salt of the monolith's session engine; it holds the class name of a home-made one.
+    type: str
+    default: django.contrib.sessions.SessionStore
+  backends:
+    description: Authentication backends of the monolith and what they are called in the service.
+    type: dict
+    default: {}
+  known_backends:
+    description: AUTHENTICATION_BACKENDS of the service; a session of another one is rejected. Empty means that all are known.
+    type: list
+    elements: str
+    default: []
+  users_entity:
+    description: The entity of the plan that mints the users' ids.
+    type: str
+    default: users
+  password_column:
+    description: The column of the users' table that holds the password string.
+    type: str
+    default: password_hash
+  user_index:
+    description: Prefix of a set for each user that names the user's sessions, for revocation; needs Redis 7. Empty means none.
+    type: str
+    default: ""
+  restore:
+    description: Write sessions again that were carried and are gone from the store before their end.
+    type: bool
+    default: false
+  ended:
+    description: What becomes of carried sessions that have ended in the monolith since.
+    type: str
+    default: remove
+    choices: [remove, keep]
+  eviction_allowed:
+    description: Accept a store that throws sessions away when it is full.
+    type: bool
+    default: false
+  batch:
+    description: Sessions read at once.
+    type: int
+    default: 2000
+requirements:
+  - psycopg2
+  - redis 5 or later (Python package)
+  - Redis 6.2, Valkey 7.2 or later
+attributes:
+  check_mode:
+    support: full
+    description: Tells the same numbers and writes nothing anywhere.
+  diff_mode:
+    support: full
+    description: Shows the numbers before and after.
+  idempotent:
+    support: full
+    description: A second run changes nothing unless sessions began, changed or ended in between.
+"""
+
+EXAMPLES = r"""
+- name: Carry the sessions
+  redis_sessions:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+    store:
+      hosts: [{host: sessions.example.org, port: 6379}]
+      password: "{{ session_store_password }}"
+    secret_key: "{{ sessions_secret_key }}"
+  register: __sessions_result
+
+- name: Take them back
+  redis_sessions:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+    store: "{{ __sessions_store }}"
+    state: absent
+"""
+
+RETURN = r"""
+counts:
+  description:
+    - What there was (C(live), C(expired), C(anonymous), C(authenticated), C(not_migrated), C(outdated), C(rejected) by reason) and
+      what became of it (C(carried) = C(written) + C(updated) + C(unchanged) + C(service) + C(ended_in_service); C(removed)).
+    - For O(state=absent) C(removed), C(service) and C(gone).
+  type: dict
+  returned: success
+  sample: {live: 3, carried: 3, written: 3}
+differences:
+  description: How many sessions O(state=present) would write, update or remove.
+  type: int
+  returned: state=compare
+msg:
+  description: The same in a line.
+  type: str
+  returned: success
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import control, driver
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.sessions.carry import Result, Rules, carry, remove
+from ..module_utils.migration.sessions.layout import ENGINES, SERIALIZERS, Layout
+from ..module_utils.migration.sessions.ledger import Ledger
+from ..module_utils.migration.sessions.signing import SESSION_SALT
+from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
+from ..module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, Users, entity_of
+
+APPLICATION_NAME = "edulink-migration sessions"
+READY = "SELECT to_regclass('migration.id_map') IS NOT NULL"
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; MigrationError when sessions cannot be carried."""
+    params = module.params
+    context = Context.from_params(params, module.check_mode)
+    layout = Layout(params["engine"], params["key_prefix"], params["key_version"], params["serializer"])
+    store = open_store(StoreOptions.from_params(params["store"]))
+    with contextlib.closing(store):
+        ledger = Ledger(store, layout)
+        if params["state"] == "absent":
+            return _absent(context, ledger, params)
+        return _present(context, ledger, params)
+
+
+def _absent(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[str, Any]:
+    counts = dict(remove(ledger, write=not context.check, user_index=params["user_index"] or None))
+    line = f"sessions: {counts['removed']} removed, {counts['service']} kept because the service has changed them, {counts['gone']} had ended"
+    if not context.check and any(counts.values()):
+        with _control(context) as connection:
+            control.record(connection, "sessions", "removed", counts, migration=control.current(connection), plan_digest=context.plan.digest)
+    return {"changed": any(counts.values()), "counts": counts, "msg": line, "diff": _diff(counts["removed"], 0)}
+
+
+def _present(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[str, Any]:
+    if not params["secret_key"]:
+        raise MigrationError("sessions_secret_key is missing: it is SECRET_KEY of the monolith; keep it in the vault")
+    compare = params["state"] == "compare"
+    write = not (context.check or compare)
+    if write:
+        with _control(context) as connection:
+            control.require_open(connection, context.plan.digest)
+    rules = Rules(
+        secret_key=params["secret_key"],
+        secret_key_fallbacks=tuple(params["secret_key_fallbacks"]),
+        service_secret_key=params["service_secret_key"] or None,
+        salt=params["salt"],
+        backends=params["backends"],
+        known_backends=tuple(params["known_backends"]),
+        user_index=params["user_index"] or None,
+        restore=params["restore"],
+        ended=params["ended"],
+        eviction_allowed=params["eviction_allowed"],
+        batch=params["batch"],
+    )
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(contextlib.closing(driver.connect(context.source, application_name=APPLICATION_NAME, readonly=True)))
+        users, note = _users(stack, context, params)
+        result = carry(source, context.source.schema, users, ledger, rules, write=write, place=context.source.place)
+    if write:
+        _record(context, result)
+    counts = result.to_dict()
+    answer = {"changed": result.changed and not compare, "counts": counts, "msg": result.line + note}
+    if compare:
+        answer["differences"] = result.written + result.updated + result.removed
+    before = result.unchanged + result.updated + result.service + result.removed
+    return {**answer, "diff": _diff(before, result.unchanged + result.updated + result.service + result.written)}
+
+
+def _users(stack: contextlib.ExitStack, context: Context, params: dict[str, Any]) -> tuple[Users, str]:
+    """Return where to look users up; in check mode, before anything was migrated, that is the source."""
+    entity = entity_of(context.plan, params["users_entity"])
+    target = stack.enter_context(
+        contextlib.closing(context.connect_target(entity.service, APPLICATION_NAME, readonly=True, autocommit=True))
+    )
+    with driver.database_errors(context.targets[entity.service].place, "looking for the id map"):
+        ready = driver.scalar(target, READY)
+    if ready:
+        return MigratedUsers(target, context.plan, context.namespace, entity=entity.name, password_column=params["password_column"]), ""
+    if not context.check:
+        raise MigrationError(f"{context.targets[entity.service].place}: no users are here yet; run playbooks/migrate.yml first")
+    source = stack.enter_context(
+        contextlib.closing(driver.connect(context.source, application_name=APPLICATION_NAME, readonly=True, autocommit=True))
+    )
+    foreseen = ForeseenUsers(source, context.source.schema, context.plan, context.namespace, entity=entity.name)
+    return foreseen, "; would require that playbooks/migrate.yml has carried the users"
+
+
+@contextlib.contextmanager
+def _control(context: Context) -> Iterator[driver.Connection]:
+    with contextlib.closing(control.connect(context.control)) as connection, driver.database_errors(context.control.place, "keeping the record"):
+        yield connection
+
+
+def _record(context: Context, result: Result) -> None:
+    with _control(context) as connection:
+        migration = control.require_open(connection, context.plan.digest)
+        control.record(connection, "sessions", "passed", result.to_dict(), migration=migration, plan_digest=context.plan.digest)
+
+
+def _diff(before: int, after: int) -> dict[str, str]:
+    return {"before": f"carried sessions in the store: {before}\n", "after": f"carried sessions in the store: {after}\n"}
+
+
+def main() -> None:
+    """Read the options, carry, report."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONTEXT_SPEC,
+            "state": {"type": "str", "default": "present", "choices": ["present", "compare", "absent"]},
+            "store": {"type": "dict", "required": True, "options": STORE_SPEC},
+            "engine": {"type": "str", "default": "cache", "choices": list(ENGINES)},
+            "key_prefix": {"type": "str", "default": "", "no_log": False},
+            "key_version": {"type": "int", "default": 1, "no_log": False},
+            "serializer": {"type": "str", "default": "pickle", "choices": list(SERIALIZERS)},
+            "secret_key": {"type": "str", "no_log": True},
+            "secret_key_fallbacks": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "service_secret_key": {"type": "str", "no_log": True},
+            "salt": {"type": "str", "default": SESSION_SALT},
+            "backends": {"type": "dict", "default": {}},
+            "known_backends": {"type": "list", "elements": "str", "default": []},
+            "users_entity": {"type": "str", "default": "users"},
+            "password_column": {"type": "str", "default": "password_hash", "no_log": False},
+            "user_index": {"type": "str", "default": ""},
+            "restore": {"type": "bool", "default": False},
+            "ended": {"type": "str", "default": "remove", "choices": ["remove", "keep"]},
+            "eviction_allowed": {"type": "bool", "default": False},
+            "batch": {"type": "int", "default": 2000},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The record, kept in the store beside the sessions, of exactly what the migration wrote there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import MigrationError
+from . import layout as layouts
+from . import scripts
+from .layout import Layout
+from .store import Call, Store
+
+PREFIX = "migration:sessions"
+_PER_CALL = 100  # sessions for each run of a script: other clients of the store wait that long
+_PER_LOOK = 256  # hashes of the record read at once
+
+
+@dataclass(frozen=True)
+class Item:
+    """One session as it should be in the store; `value` is empty when nothing will be written."""
+
+    session_key: str
+    digest: str
+    expires: int
+    user: str  # 32 hex digits, or nothing
+    value: bytes
+
+    @property
+    def entry(self) -> str:
+        """Return what the record keeps of it."""
+        return f"{self.digest}:{self.expires}:{self.user}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One session that was written: its key and its user's UUID (32 hex digits, or nothing)."""
+
+    session_key: str
+    user: str
+
+
+class Ledger:
+    """Write and remove sessions, each together with its entry."""
+
+    def __init__(self, store: Store, layout: Layout, *, prefix: str = PREFIX) -> None:
+        self.store = store
+        self.layout = layout
+        self._prefix = prefix.encode()
+        self._layout_key = self._prefix + b":layout"
+        self._key_prefix = layout.key_prefix.encode()
+
+    def begun(self) -> bool:
+        """Tell whether sessions were written before; MigrationError when they were written in another layout."""
+        (found,) = self.store.each([("GET", self._layout_key)])
+        if found is None:
+            return False
+        if found.decode() != self.layout.text:
+            raise MigrationError(
+                f"{self.store.options.place}: sessions were written as '{found.decode()}', now sessions_engine, sessions_key_prefix,"
+                f" sessions_key_version and sessions_serializer say '{self.layout.text}'; remove them first with -e sessions_state=absent"
+            )
+        return True
+
+    def begin(self) -> None:
+        """Note the layout, before the first session."""
+        self.store.each([("SET", self._layout_key, self.layout.text)])
+
+    def end(self) -> None:
+        """Forget the layout, after the last session was removed."""
+        self.store.each([("DEL", self._layout_key)])
+
+    def carry(self, items: Sequence[Item], *, write: bool, restore: bool = False) -> bytes:
+        """Write what is missing or changed (only tell, without `write`); return a character of scripts.py for each item."""
+
+        def arguments(index: int) -> tuple[bytes | str | int, ...]:
+            item = items[index]
+            return item.digest, item.session_key, item.entry, item.expires, item.value if write else b""
+
+        return self._call(scripts.CARRY, [item.session_key for item in items], (int(write), int(restore)), arguments)
+
+    def remove(self, session_keys: Sequence[str], *, write: bool, forget: bool) -> bytes:
+        """Delete sessions that are as they were written, `forget` also the entries of the others; return their characters."""
+        return self._call(scripts.REMOVE, session_keys, (int(write), int(forget)), lambda index: (session_keys[index],))
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """Yield everything recorded, in portions."""
+        tags = layouts.tags()
+        for start in range(0, len(tags), _PER_LOOK):
+            commands = [("HGETALL", self._hash(tag)) for tag in tags[start : start + _PER_LOOK]]
+            found: list[Entry] = []
+            for answer in self.store.each(commands):
+                pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
+                found += [Entry(key.decode(), entry.rpartition(b":")[2].decode()) for key, entry in pairs]
+            if found:
+                yield found
+
+    def _hash(self, tag: bytes) -> bytes:
+        return b"%s:{%s}" % (self._prefix, tag)
+
+    def _call(self, script: str, session_keys: Sequence[str], head: tuple[int, ...], arguments) -> bytes:  # type: ignore[no-untyped-def]
+        """Run a script over sessions, cut into calls whose keys share a slot where there are slots."""
+        names = [self._key_prefix + session_key.encode() for session_key in session_keys]
+        tags = layouts.tags()
+        slots = list(map(layouts.key_slot, names))
+        groups: Iterable[Sequence[int]]
+        if self.store.clustered:
+            by_slot: dict[int, list[int]] = {}
+            for index, slot in enumerate(slots):
+                by_slot.setdefault(slot, []).append(index)
+            groups = by_slot.values()
+        else:
+            groups = [range(start, min(start + _PER_CALL, len(names))) for start in range(0, len(names), _PER_CALL)]
+        calls, order = [], []
+        for group in groups:
+            keys: list[bytes] = []
+            values: list[bytes | str | int] = list(head)
+            for index in group:
+                keys += (names[index], self._hash(tags[slots[index]]))
+                values += arguments(index)
+            calls.append(Call(slots[group[0]], script, keys, values))
+            order.append(group)
+        said = bytearray(len(names))
+        for group, answer in zip(order, self.store.run(calls), strict=True):
+            for index, character in zip(group, answer, strict=True):
+                said[index] = character
+        return bytes(said)

@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two scripts that run inside the store, where nobody can write between a look and a deed.
+
+A session and its entry in the ledger lie in the same cluster slot and are written by one script, so a kill at any
+instant leaves both or neither. An entry is `<digest>:<expiry>:<user>`: 16 hex digits of the value that was written, the
+second it ends, 32 hex digits of the user's UUID or nothing. A value is ours while its digest and its end are those of
+the entry; anything else was written by the service and is left alone.
+"""
+
+from __future__ import annotations
+
+_OURS = """
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+local function ours(key, value, entry)
+  if string.sub(redis.sha1hex(value), 1, 16) ~= string.sub(entry, 1, 16) then return false end
+  local left = redis.call('PTTL', key)
+  return left >= 0 and math.abs(now + left / 1000 - tonumber(string.match(entry, ':(%d+):'))) < 2
+end
+"""
+
+# KEYS: session, ledger, session, ledger ... ARGV: write, restore, then digest, field, entry, expiry, value for each.
+# Answer: a character for each session.
+UNCHANGED, WRITTEN, UPDATED, SERVICE, ENDED = b"0", b"1", b"2", b"3", b"4"
+CARRY = (
+    _OURS
+    + """
+local write, restore = ARGV[1] == '1', ARGV[2] == '1'
+local said = {}
+for i = 1, #KEYS / 2 do
+  local key, ledger, at = KEYS[2 * i - 1], KEYS[2 * i], 5 * i - 2
+  local field, expiry = ARGV[at + 1], ARGV[at + 3]
+  local entry = redis.call('HGET', ledger, field)
+  local value = redis.pcall('GET', key)
+  local code
+  if type(value) == 'table' then
+    code = '3'
+  elseif not value then
+    if not entry then code = '1'
+    elseif tonumber(string.match(entry, ':(%d+):')) <= now then code = '2'
+    elseif restore then code = '1'
+    else code = '4' end
+  elseif not entry or not ours(key, value, entry) then
+    code = '3'
+  elseif string.sub(entry, 1, 16) == ARGV[at] and string.match(entry, ':(%d+):') == expiry then
+    code = '0'
+  else
+    code = '2'
+  end
+  if write and (code == '1' or code == '2') then
+    redis.call('SET', key, ARGV[at + 4], 'EXAT', expiry)
+    redis.call('HSET', ledger, field, ARGV[at + 2])
+  end
+  said[i] = code
+end
+return table.concat(said)
+"""
+)
+
+# KEYS: session, ledger, session, ledger ... ARGV: write, forget, then field for each.
+UNKNOWN, REMOVED, GONE, KEPT = b"0", b"1", b"2", b"3"
+REMOVE = (
+    _OURS
+    + """
+local write, forget = ARGV[1] == '1', ARGV[2] == '1'
+local said = {}
+for i = 1, #KEYS / 2 do
+  local key, ledger, field = KEYS[2 * i - 1], KEYS[2 * i], ARGV[i + 2]
+  local entry = redis.call('HGET', ledger, field)
+  local code = '0'
+  if entry then
+    local value = redis.pcall('GET', key)
+    if type(value) == 'table' then code = '3'
+    elseif not value then code = '2'
+    elseif ours(key, value, entry) then code = '1'
+    else code = '3' end
+    if write then
+      if code == '1' then redis.call('DEL', key) end
+      if code == '1' or forget then redis.call('HDEL', ledger, field) end
+    end
+  end
+  said[i] = code
+end
+return table.concat(said)
+"""
+)

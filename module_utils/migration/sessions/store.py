@@ -1,0 +1,285 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one place that knows redis-py: one server, a Sentinel or a cluster, spoken to in pipelines of scripts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import MigrationError
+
+try:
+    import redis
+    import redis.backoff
+    import redis.cluster
+    import redis.exceptions
+    import redis.retry
+    import redis.sentinel
+
+    IMPORT_ERROR: str | None = None
+except ImportError as exc:  # a runner without redis-py gets a line that says how to get it
+    IMPORT_ERROR = str(exc)
+
+__all__ = ["MODES", "STORE_SPEC", "Address", "Call", "Room", "Store", "StoreOptions", "open_store"]
+
+MODES = ("single", "sentinel", "cluster")
+TIMEOUT = 30  # seconds without an answer
+ATTEMPTS = 3  # a cluster moves slots, a promoted replica has no scripts
+
+STORE_SPEC: dict[str, Any] = {
+    "mode": {"type": "str", "default": "single", "choices": list(MODES)},
+    "hosts": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": {"host": {"type": "str", "required": True}, "port": {"type": "int", "default": 6379}},
+    },
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
+    "db": {"type": "int", "default": 0},
+    "sentinel_name": {"type": "str", "default": "mymaster"},
+    "sentinel_username": {"type": "str"},
+    "sentinel_password": {"type": "str", "no_log": True},
+    "tls": {"type": "bool", "default": False},
+    "tls_ca": {"type": "path"},
+    "tls_cert": {"type": "path"},
+    "tls_key": {"type": "path", "no_log": False},
+    "tls_verify_host": {"type": "bool", "default": True},
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return host:port."""
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """Where the store is and how to be let in."""
+
+    hosts: tuple[Address, ...]
+    mode: str = "single"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+    sentinel_name: str = "mymaster"
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_verify_host: bool = True
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> StoreOptions:
+        """Return what a module's options (STORE_SPEC) describe."""
+        others = {name: params[name] for name in STORE_SPEC if name != "hosts" and params.get(name) is not None}
+        return cls(hosts=tuple(Address(item["host"], int(item.get("port") or 6379)) for item in params["hosts"]), **others)
+
+    @property
+    def place(self) -> str:
+        """Return where the store is, for messages."""
+        named = ", ".join(map(str, self.hosts))
+        what = {"single": "", "sentinel": f" (sentinels of {self.sentinel_name})", "cluster": " (cluster)"}[self.mode]
+        return f"session store {named}{what}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a script, all of whose keys lie in `slot`."""
+
+    slot: int
+    script: str
+    keys: Sequence[bytes]
+    arguments: Sequence[bytes | str | int]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one server can take; `maximum` 0 is no limit, None means that we may not ask."""
+
+    address: str
+    used: int | None
+    maximum: int | None
+    policy: str | None
+
+
+class Store:
+    """An open session store. Every error is a MigrationError in one line."""
+
+    def __init__(self, options: StoreOptions, client: Any) -> None:
+        self.options = options
+        self.client = client
+        self.clustered = options.mode == "cluster"
+        self._shas: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Close every connection."""
+        with self.errors("closing"):
+            self.client.close()
+
+    def run(self, calls: Sequence[Call]) -> list[bytes]:
+        """Run scripts in one pipeline for each server; return their answers in the order of the calls."""
+        answers: list[Any] = [None] * len(calls)
+        waiting = list(range(len(calls)))
+        for attempt in range(ATTEMPTS):
+            fault: Exception | None = None
+            for node, indexes in self._by_node(calls, waiting):
+                with self.errors("writing sessions"):
+                    shas = self._load(node, {calls[index].script for index in indexes}, anew=attempt > 0)
+                    pipe = node.pipeline(transaction=False)
+                    for index in indexes:
+                        call = calls[index]
+                        pipe.execute_command("EVALSHA", shas[call.script], len(call.keys), *call.keys, *call.arguments)
+                    for index, answer in zip(indexes, pipe.execute(raise_on_error=False), strict=True):
+                        if isinstance(answer, Exception):
+                            fault = self._transient(answer)
+                        answers[index] = answer
+            waiting = [index for index in waiting if isinstance(answers[index], Exception)]
+            if not waiting:
+                return answers
+            if self.clustered:
+                with self.errors("asking the cluster for its slots"):
+                    self.client.nodes_manager.initialize()
+        raise MigrationError(f"{self.options.place}: {_line(fault)}; run playbooks/sessions.yml again")
+
+    def each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run plain commands, whose key is their second word, in one pipeline for each server; return the answers."""
+        answers: list[Any] = [None] * len(commands)
+        slots = [Call(self.slot(command[1]), "", (), ()) for command in commands]
+        for node, indexes in self._by_node(slots, range(len(commands))):
+            with self.errors("reading its own record"):
+                pipe = node.pipeline(transaction=False)
+                for index in indexes:
+                    pipe.execute_command(*commands[index])
+                for index, answer in zip(indexes, pipe.execute(), strict=True):
+                    answers[index] = answer
+        return answers
+
+    def slot(self, key: bytes) -> int:
+        """Return the slot of a key; all are one without a cluster."""
+        return int(self.client.keyslot(key)) if self.clustered else 0
+
+    def rooms(self) -> list[Room]:
+        """Return the memory that each writable server uses and may use."""
+        nodes = [(str(node.name), node.redis_connection) for node in self.client.get_primaries()] if self.clustered else [("", self.client)]
+        found = []
+        for name, node in nodes:
+            with self.errors("asking for its memory"):
+                try:
+                    info = node.info("memory")
+                except redis.exceptions.NoPermissionError:
+                    info = {}
+            found.append(Room(name or str(self.options.hosts[0]), info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy")))
+        return found
+
+    @contextlib.contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Turn an error of the store into a MigrationError."""
+        place = self.options.place
+        try:
+            yield
+        except redis.exceptions.AuthenticationError as exc:
+            raise MigrationError(f"{place}: it refuses our login; check session_store_username and session_store_password") from exc
+        except redis.exceptions.NoPermissionError as exc:
+            raise MigrationError(f"{place}: {doing}: {_line(exc)}; docs/sessions.md lists what the ACL user needs") from exc
+        except redis.exceptions.OutOfMemoryError as exc:
+            raise MigrationError(f"{place}: {doing}: it is full; raise maxmemory and run playbooks/sessions.yml again") from exc
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
+            raise MigrationError(f"{place}: {doing}: connection failed ({_line(exc)}); run playbooks/sessions.yml again when it is back") from exc
+        except redis.exceptions.RedisError as exc:
+            raise MigrationError(f"{place}: {doing}: {_line(exc)}; run playbooks/sessions.yml again") from exc
+
+    def _by_node(self, calls: Sequence[Call], indexes: Sequence[int]) -> list[tuple[Any, list[int]]]:
+        if not self.clustered:
+            return [(self.client, list(indexes))]
+        grouped: dict[str, tuple[Any, list[int]]] = {}
+        for index in indexes:
+            with self.errors("finding a slot's server"):
+                node = self.client.nodes_manager.get_node_from_slot(calls[index].slot)
+                if node.redis_connection is None:
+                    self.client.get_redis_connection(node)
+            grouped.setdefault(node.name, (node.redis_connection, []))[1].append(index)
+        return list(grouped.values())
+
+    def _load(self, node: Any, wanted: set[str], *, anew: bool) -> dict[str, str]:
+        shas = {}
+        for script in wanted:
+            name = f"{id(node)} {script}"
+            if anew or name not in self._shas:
+                self._shas[name] = node.execute_command("SCRIPT LOAD", script)
+            shas[script] = self._shas[name]
+        return shas
+
+    def _transient(self, answer: Exception) -> Exception:
+        passing = (
+            redis.exceptions.NoScriptError,
+            redis.exceptions.MovedError,
+            redis.exceptions.AskError,
+            redis.exceptions.TryAgainError,
+            redis.exceptions.ClusterDownError,
+        )
+        if not isinstance(answer, passing):
+            raise answer
+        return answer
+
+
+def open_store(options: StoreOptions) -> Store:
+    """Open the store and ask it once; raise MigrationError when it cannot be reached or its options contradict."""
+    if IMPORT_ERROR is not None:
+        raise MigrationError(f"redis is missing on this runner ({IMPORT_ERROR}); install the Python package redis there (pip) or python3-redis (Debian)")
+    if not options.hosts:
+        raise MigrationError("session_store_hosts is empty; give at least one {host, port}")
+    if options.mode == "cluster" and options.db:
+        raise MigrationError(f"session_store_db is {options.db}, but a cluster has database 0 only; set session_store_db: 0")
+    store = Store(options, None)
+    with store.errors("connecting"):
+        client = _client(options)
+        store.client = client
+        client.ping()
+    return store
+
+
+def _client(options: StoreOptions) -> Any:
+    common: dict[str, Any] = {
+        "username": options.username,
+        "password": options.password,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": 10,
+    }
+    if options.tls:
+        common |= {
+            "ssl": True,
+            "ssl_cert_reqs": "required",
+            "ssl_ca_certs": options.tls_ca,
+            "ssl_certfile": options.tls_cert,
+            "ssl_keyfile": options.tls_key,
+            "ssl_check_hostname": options.tls_verify_host,
+        }
+    if options.mode == "cluster":
+        nodes = [redis.cluster.ClusterNode(address.host, address.port) for address in options.hosts]
+        return redis.cluster.RedisCluster(startup_nodes=nodes, **common)
+    # A silent second try would count what the first one wrote as found: the operator runs the playbook again instead.
+    common |= {"db": options.db, "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
+    if options.mode == "sentinel":
+        to_sentinel = {**common, "db": 0, "username": options.sentinel_username, "password": options.sentinel_password}
+        sentinels = [(address.host, address.port) for address in options.hosts]
+        return redis.sentinel.Sentinel(sentinels, sentinel_kwargs=to_sentinel, **common).master_for(options.sentinel_name)
+    return redis.Redis(host=options.hosts[0].host, port=options.hosts[0].port, **common)
+
+
+def _line(exc: BaseException | None) -> str:
+    lines = str(exc).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__

@@ -1,0 +1,313 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every session is accounted for, and what the service does is never undone: on real PostgreSQL and a real store."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import redis
+from ansible.module_utils.migration import driver
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.sessions import signing
+from ansible.module_utils.migration.sessions.carry import Result, Rules, carry, remove
+from ansible.module_utils.migration.sessions.layout import Layout
+from ansible.module_utils.migration.sessions.ledger import Ledger
+from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
+from ansible.module_utils.migration.sessions.users import User
+
+SECRET, SERVICE = "the monolith's secret", "the service's secret"
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+UUID = "0192aa11-0000-8000-8000-00000000000{}"
+PASSWORD = "pbkdf2_sha256$1$salt${}"
+TABLE = "CREATE TABLE django_session (session_key varchar(40) PRIMARY KEY, session_data text NOT NULL, expire_date timestamptz NOT NULL)"
+
+
+class KnownUsers:
+    """Users 1 to 5 are in the target."""
+
+    def find(self, numbers: Any, *, passwords: bool) -> Mapping[int, User]:
+        return {n: User(UUID.format(n), PASSWORD.format(n) if passwords else None) for n in numbers if 1 <= n <= 5}
+
+
+@dataclass
+class World:
+    """A monolith's sessions and an empty store."""
+
+    source: driver.Endpoint
+    options: StoreOptions
+    redis: redis.Redis
+
+    def execute(self, statement: str, *arguments: Any) -> None:
+        connection = driver.connect(self.source, application_name="tests", autocommit=True)
+        with connection.cursor() as cursor:
+            cursor.execute(statement, arguments)
+        connection.close()
+
+    def add(self, name: str, session: Mapping[str, Any], *, secret: str = SECRET, seconds: float = 3600, data: str | None = None) -> None:
+        self.execute(
+            "INSERT INTO django_session VALUES (%s, %s, now() + %s * interval '1 second')"
+            " ON CONFLICT (session_key) DO UPDATE SET session_data = excluded.session_data, expire_date = excluded.expire_date",
+            name,
+            signing.encode(session, secret) if data is None else data,
+            seconds,
+        )
+
+    def carry(self, *, write: bool = True, layout: Layout = Layout(), **rules: Any) -> Result:
+        store = open_store(self.options)
+        source = driver.connect(self.source, application_name="tests", readonly=True)
+        try:
+            return carry(source, "public", KnownUsers(), Ledger(store, layout), Rules(SECRET, **rules), write=write)
+        finally:
+            source.close()
+            store.close()
+
+    def remove(self, layout: Layout = Layout(), **options: Any) -> Mapping[str, int]:
+        store = open_store(self.options)
+        try:
+            return remove(Ledger(store, layout), **options)
+        finally:
+            store.close()
+
+    def key(self, name: str) -> str:
+        return f":1:django.contrib.sessions.cache{name}"
+
+    def dump(self) -> dict[bytes, Any]:
+        return {key: (self.redis.dump(key), self.redis.pttl(key) < 0) for key in self.redis.keys("*")}
+
+
+def logged_in(number: int | str, secret: str = SECRET, **more: Any) -> dict[str, Any]:
+    known = PASSWORD.format(number)
+    return {"_auth_user_id": str(number), "_auth_user_backend": BACKEND, "_auth_user_hash": signing.auth_hash(known, secret), **more}
+
+
+@pytest.fixture
+def world(databases: Callable[..., driver.Endpoint], valkey: Any) -> Iterator[World]:
+    client = redis.Redis(valkey.host, valkey.port, password=valkey.password, db=7)
+    client.flushdb()
+    made = World(databases(), StoreOptions((Address(valkey.host, valkey.port),), password=valkey.password, db=7), client)
+    made.execute(TABLE)
+    yield made
+    client.close()
+
+
+def fill(world: World) -> None:
+    """Add a session of every kind."""
+    world.add("user1", logged_in(1, cart=[1, "é"]))
+    world.add("user2", logged_in(2))
+    world.add("anonymous", {"cart": {"book": 2}})
+    world.add("empty", {})
+    world.add("expired", logged_in(1), seconds=-10)
+    world.add("forged", logged_in(1), secret="another")
+    world.add("garbage", {}, data="garbage")
+    world.add("stranger", logged_in(99))
+    world.add("text", {**logged_in(1), "_auth_user_id": "admin"})
+    world.add("legacy", {}, data=signing.encode_legacy({**logged_in(3), "_auth_user_hash": signing.auth_hash(PASSWORD.format(3), SECRET, "sha1")}, SECRET))
+
+
+def test_every_kind_of_session_is_accounted_for(world: World) -> None:
+    fill(world)
+    result = world.carry()
+    assert (result.live, result.expired) == (9, 1)
+    assert (result.anonymous, result.authenticated, result.not_migrated) == (2, 3, 1)
+    assert result.rejected == {"forged": 1, "no_such_user_id": 1, "undecodable": 1}
+    assert result.carried == result.written == 5
+    assert result.examples["forged"] and "forged" not in result.examples["forged"]
+    session = pickle.loads(world.redis.get(world.key("user1")))
+    assert session == logged_in(1, cart=[1, "é"], _auth_user_id=UUID.format(1))
+    assert pickle.loads(world.redis.get(world.key("anonymous"))) == {"cart": {"book": 2}}
+    assert pickle.loads(world.redis.get(world.key("legacy")))["_auth_user_hash"] == signing.auth_hash(PASSWORD.format(3), SECRET)
+    for name in ("expired", "forged", "garbage", "stranger", "text"):
+        assert not world.redis.exists(world.key(name)), name
+
+
+def test_a_session_ends_at_the_same_second(world: World) -> None:
+    world.add("user1", logged_in(1))
+    world.execute("UPDATE django_session SET expire_date = timestamptz '2031-02-03 04:05:06.9Z'")
+    world.add("forever", {})
+    world.execute("UPDATE django_session SET expire_date = 'infinity' WHERE session_key = 'forever'")
+    world.carry()
+    assert world.redis.execute_command("EXPIRETIME", world.key("user1")) == int(datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC).timestamp())
+    assert world.redis.execute_command("EXPIRETIME", world.key("forever")) > 253402200000
+
+
+def test_a_second_run_changes_nothing(world: World) -> None:
+    fill(world)
+    world.carry()
+    before = world.dump()
+    result = world.carry()
+    assert not result.changed and result.unchanged == 5
+    assert world.dump() == before
+
+
+def test_a_check_tells_the_numbers_and_writes_nothing(world: World) -> None:
+    fill(world)
+    foreseen = world.carry(write=False)
+    assert world.redis.dbsize() == 0
+    done = world.carry()
+    assert replace(foreseen, seconds=0) == replace(done, seconds=0)
+    world.add("user1", logged_in(1, cart=[2]))
+    world.add("new", logged_in(2))
+    world.execute("DELETE FROM django_session WHERE session_key = 'anonymous'")
+    before = world.dump()
+    foreseen = world.carry(write=False)
+    assert (foreseen.written, foreseen.updated, foreseen.removed) == (1, 1, 1)
+    assert world.dump() == before
+    assert replace(foreseen, seconds=0) == replace(world.carry(), seconds=0)
+
+
+def test_a_rerun_follows_the_monolith(world: World) -> None:
+    fill(world)
+    world.carry()
+    world.add("user1", logged_in(1, cart=[2]))  # changed
+    world.add("user2", logged_in(2), seconds=7200)  # prolonged
+    world.execute("DELETE FROM django_session WHERE session_key = 'anonymous'")  # logged out
+    world.execute("UPDATE django_session SET expire_date = now() - interval '1 hour' WHERE session_key = 'empty'")  # ended early
+    world.add("legacy", logged_in(3), secret="another")  # carried before, forged now
+    result = world.carry()
+    assert (result.updated, result.removed, result.written) == (2, 3, 0)
+    assert pickle.loads(world.redis.get(world.key("user1")))["cart"] == [2]
+    assert 7100 < world.redis.ttl(world.key("user2")) <= 7200
+    assert not world.redis.exists(world.key("anonymous"), world.key("empty"), world.key("legacy"))
+    assert not world.carry().changed
+
+
+def test_what_the_service_did_is_never_undone(world: World) -> None:
+    for name in ("changed", "longer", "logout", "own", "ended", "list"):
+        if name not in ("own", "list"):
+            world.add(name, logged_in(1))
+    world.carry()
+    world.redis.set(world.key("changed"), b"the service's", keepttl=True)
+    world.redis.expire(world.key("longer"), 99999)
+    world.redis.delete(world.key("logout"))
+    world.redis.set(world.key("own"), b"its own")
+    world.redis.rpush(world.key("list"), b"not even a string")
+    world.redis.set(world.key("ended"), b"the service's too", keepttl=True)
+    for name in ("changed", "longer", "logout", "own", "list"):
+        world.add(name, logged_in(1, cart=["the monolith's"]))
+    world.execute("DELETE FROM django_session WHERE session_key = 'ended'")
+    before = world.dump()
+    result = world.carry()
+    assert not result.changed
+    assert (result.service, result.ended_in_service) == (4, 1)
+    assert world.dump() == before
+    assert world.carry(restore=True).written == 1
+    assert world.redis.exists(world.key("logout"))
+
+
+def test_removal_takes_exactly_what_was_written(world: World) -> None:
+    world.redis.set("somebody else's", b"x")
+    world.redis.set(world.key("own"), b"its own")
+    for name in ("a", "b", "changed", "longer", "logout"):
+        world.add(name, logged_in(1))
+    world.carry()
+    world.redis.set(world.key("changed"), b"the service's", keepttl=True)
+    world.redis.expire(world.key("longer"), 99999)
+    world.redis.delete(world.key("logout"))
+    before = world.dump()
+    expected = {"removed": 2, "service": 2, "gone": 1}
+    assert world.remove(write=False) == expected
+    assert world.dump() == before
+    assert world.remove() == expected
+    assert set(map(bytes.decode, world.redis.keys("*"))) == {"somebody else's", *map(world.key, ("own", "changed", "longer"))}
+    assert world.remove() == {"removed": 0, "service": 0, "gone": 0}
+
+
+def test_another_secret_of_the_service_renews_the_hash(world: World) -> None:
+    world.add("user1", logged_in(1))
+    world.add("older", logged_in(2, secret="older"), secret="older")
+    world.add("outdated", {**logged_in(3), "_auth_user_hash": signing.auth_hash("an earlier password", SECRET)})
+    world.add("hashless", {"_auth_user_id": "1", "_auth_user_backend": BACKEND})
+    result = world.carry(service_secret_key=SERVICE, secret_key_fallbacks=("older",))
+    assert (result.written, result.outdated) == (2, 2)
+    for number, name in ((1, "user1"), (2, "older")):
+        assert pickle.loads(world.redis.get(world.key(name)))["_auth_user_hash"] == signing.auth_hash(PASSWORD.format(number), SERVICE)
+
+
+def test_backends_are_mapped_and_unknown_ones_rejected(world: World) -> None:
+    world.add("ldap", {**logged_in(1), "_auth_user_backend": "old.LdapBackend"})
+    world.add("odd", {**logged_in(2), "_auth_user_backend": "odd.Backend"})
+    result = world.carry(backends={"old.LdapBackend": "new.LdapBackend"}, known_backends=("new.LdapBackend", BACKEND))
+    assert result.rejected == {"unknown_backend": 1} and result.backends == {"new.LdapBackend": 1, "odd.Backend": 1}
+    assert pickle.loads(world.redis.get(world.key("ldap")))["_auth_user_backend"] == "new.LdapBackend"
+
+
+@pytest.mark.parametrize("layout", [Layout("cached_db", "svc", 2, "json"), Layout("neutral", "app:")])
+def test_other_layouts_are_json(world: World, layout: Layout) -> None:
+    world.add("user1", logged_in(1, cart=["\U0001f600"]))
+    assert world.carry(layout=layout).written == 1
+    stored = json.loads(world.redis.get(layout.key_prefix + "user1"))
+    assert (stored["user_id"] if layout.engine == "neutral" else stored["_auth_user_id"]) == UUID.format(1)
+    with pytest.raises(MigrationError, match="sessions_state=absent"):
+        world.carry()
+    assert world.remove(layout)["removed"] == 1
+
+
+def test_a_users_sessions_can_be_found_for_revocation(world: World) -> None:
+    world.add("a", logged_in(1), seconds=100)
+    world.add("b", logged_in(1), seconds=500)
+    world.add("anonymous", {})
+    assert world.carry(write=False, user_index="of:").indexed == 2
+    assert world.carry(user_index="of:").indexed == 2
+    assert world.redis.smembers(f"of:{UUID.format(1)}") == {b"a", b"b"}
+    assert 480 < world.redis.ttl(f"of:{UUID.format(1)}") <= 500
+    assert not world.carry(user_index="of:").changed
+    world.execute("DELETE FROM django_session WHERE session_key = 'a'")
+    world.carry(user_index="of:")
+    assert world.redis.smembers(f"of:{UUID.format(1)}") == {b"b"}
+    world.remove(user_index="of:")
+    assert world.redis.keys("*") == []
+
+
+def test_an_emptied_source_does_not_log_everybody_out(world: World) -> None:
+    world.add("a", logged_in(1))
+    world.carry()
+    world.execute("TRUNCATE django_session")
+    with pytest.raises(MigrationError, match="log everybody out"):
+        world.carry()
+    assert not world.carry(ended="keep").changed
+    assert world.redis.exists(world.key("a"))
+
+
+def test_a_store_that_is_too_small_or_forgets_is_refused(world: World) -> None:
+    world.add("a", logged_in(1))
+    try:
+        world.redis.config_set("maxmemory", world.redis.info("memory")["used_memory"] + 100)
+        with pytest.raises(MigrationError, match="raise maxmemory"):
+            world.carry()
+        world.redis.config_set("maxmemory", "1gb")
+        world.redis.config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(MigrationError, match="noeviction"):
+            world.carry()
+        assert world.redis.dbsize() == 0
+        assert world.carry(eviction_allowed=True).written == 1
+    finally:
+        world.redis.config_set("maxmemory", 0)
+        world.redis.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_monolith_without_sessions_in_its_database_is_told_so(world: World) -> None:
+    world.execute("DROP TABLE django_session")
+    with pytest.raises(MigrationError, match="SESSION_ENGINE"):
+        world.carry()
+
+
+def test_many_sessions_go_in_batches_and_lose_none(world: World) -> None:
+    data = signing.encode(logged_in(1), SECRET)
+    world.execute(
+        "INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 5000) n", data
+    )
+    started = time.monotonic()
+    assert world.carry(batch=700).written == 5000
+    assert not world.carry(batch=700).changed
+    assert world.remove()["removed"] == 5000
+    assert world.redis.dbsize() == 0
+    assert time.monotonic() - started < 30
