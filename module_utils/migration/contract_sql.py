@@ -102,7 +102,7 @@ def parse_texts(service: str, texts: Iterable[tuple[str, str]]) -> Contract:
 
 def deparse(node: Any) -> str:
     """Return an expression as SQL that parses to the same tree; ValueError when it would not."""
-    text = str(RawStream()(node))
+    text = str(RawStream(special_functions=True)(node))
     again = pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList[0].val
     if _shape(again) != _shape(node):
         raise ValueError(text)
