@@ -1,0 +1,272 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carry every mapped table to its new home."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pg_transfer
+short_description: Carry every mapped table to its new home, in chunks, exactly once
+description:
+  - Copies the projection of each mapping from the source into the target databases, by binary COPY through a pipe, with worker
+    processes that claim chunks in the target's ledger. Killed at any instant it goes on where it was when it runs again.
+  - Several runners may run it at the same time; they share the chunks.
+  - Adds the primary keys when all chunks are done, and settles what changed in the source between two snapshots.
+author: The Edulink migration project
+options:
+  plan:
+    description: The plan that M(migration_plan) returned.
+    type: dict
+    required: true
+  connections:
+    description: Source, targets, control database and namespace, from the filter C(migration_connections).
+    type: dict
+    required: true
+  runner:
+    description: The name of this runner in the ledger.
+    type: str
+    required: true
+  workers:
+    description: Worker processes on this runner, each with one connection to the source and one to each target.
+    type: int
+    default: 2
+  chunk_rows:
+    description: About how many rows a chunk has.
+    type: int
+    default: 50000
+  index_jobs:
+    description: How many primary keys are built at the same time.
+    type: int
+    default: 2
+  maintenance_work_mem:
+    description: Memory for building a primary key, as PostgreSQL writes it.
+    type: str
+    default: 256MB
+  statement_timeout:
+    description: Seconds after which a statement is cancelled; 0 for never.
+    type: float
+    default: 0
+  lock_timeout:
+    description: Seconds to wait for a lock on a target; 0 for ever.
+    type: float
+    default: 10
+  snapshot_max_age:
+    description: Seconds after which the shared snapshot is renewed, so that vacuum on the source can go on.
+    type: float
+    default: 14400
+  limits:
+    description:
+      - Limits by name, 0 switches one off. A running transfer follows the same names in the table migration.controls.
+      - C(rows_per_second) and C(bytes_per_second) for this runner; C(cpu_percent), C(memory_percent) and C(disk_percent) of this
+        runner; C(replication_lag_seconds) and C(transaction_seconds) of the databases.
+    type: dict
+    default: {}
+  via:
+    description: C(direct), or C(export) to stop half way at a folder, or C(import) to go on from one.
+    type: str
+    choices: [direct, export, import]
+    default: direct
+  folder:
+    description: The folder of O(via=export) and O(via=import).
+    type: path
+  id_map_dir:
+    description: Where the id map is exported as CSV on this runner; nothing is exported when it is not given.
+    type: path
+  override_gates:
+    description: Go on without a passed preflight of this plan. Say why in the change ticket.
+    type: bool
+    default: false
+  progress_file:
+    description: A file that tells, in one line of JSON, how far the transfer is.
+    type: path
+requirements:
+  - psycopg2
+attributes:
+  check_mode:
+    support: full
+    description: Counts the rows and cuts the chunks that would be carried; writes nothing anywhere.
+  diff_mode:
+    support: full
+    description: Shows each table's rows before and after.
+  idempotent:
+    support: full
+    description: A finished transfer is recognised by its ledger.
+"""
+
+EXAMPLES = r"""
+- name: Carry every mapped table to its new home
+  pg_transfer:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+    runner: "{{ inventory_hostname }}"
+    workers: 4
+"""
+
+RETURN = r"""
+run_id:
+  description: The migration's name.
+  type: str
+  returned: success
+tables:
+  description: For each target its name, rows, chunks and chunks done.
+  type: list
+  elements: dict
+  returned: success
+carried:
+  description: Chunks that this runner carried.
+  type: int
+  returned: success
+seconds:
+  description: Seconds spent preparing, copying and completing.
+  type: dict
+  returned: success
+"""
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import control, id_map_csv
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.dry_run import Preview, preview
+from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.gates import require_preflight
+from ..module_utils.migration.progress import Progress
+from ..module_utils.migration.reconcile import reconcile
+from ..module_utils.migration.throttle import Limits
+from ..module_utils.migration.transfer import Options, Outcome, run
+
+KIND = "migrate"
+
+
+def carry(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; MigrationError when anything stops the transfer."""
+    params = module.params
+    context = Context.from_params(params, module.check_mode)
+    options = _options(params)
+    records = control.connect(context.control, readonly=module.check_mode)
+    if module.check_mode:
+        live = control.current(records)
+        return _foreseen(preview(context, options, live.plan_time if live else "now"), live)
+    migration = control.require_open(records, context.plan.digest)
+    require_preflight(records, context.plan.digest, params["override_gates"])
+    if migration.snapshot is None:
+        raise MigrationError("this migration has no proven snapshot; run playbooks/snapshot.yml first")
+    progress = Progress(params["progress_file"])
+    try:
+        outcome = run(context, migration.plan_time, migration.run_id, options, progress, reconcile)
+        exported = _export(context, params["id_map_dir"], migration.run_id, outcome)
+    except MigrationError as exc:
+        control.record(
+            records, KIND, "failed", {"error": str(exc), "runner": options.runner}, migration=migration, plan_digest=context.plan.digest
+        )
+        raise
+    finally:
+        progress.close()
+    result = _carried(outcome, migration.run_id, exported)
+    if outcome.changed:
+        detail = {**result, "runner": options.runner, "rates": progress.rates()}
+        control.record(records, KIND, "passed", detail, migration=migration, plan_digest=context.plan.digest)
+    return result
+
+
+def _options(params: dict[str, Any]) -> Options:
+    known = {item.name for item in fields(Limits)}
+    for name in params["limits"]:
+        if name not in known:
+            raise MigrationError(f"limits: {name!r} is not known (known: {', '.join(sorted(known))})")
+    try:
+        limits = Limits(**{name: float(value) for name, value in params["limits"].items()})
+    except (TypeError, ValueError) as exc:
+        raise MigrationError("limits: every limit is a number; 0 switches one off") from exc
+    if params["workers"] < 1 or params["chunk_rows"] < 1:
+        raise MigrationError("workers and chunk_rows must be 1 or more")
+    return Options(
+        runner=params["runner"],
+        workers=params["workers"],
+        chunk_rows=params["chunk_rows"],
+        limits=limits,
+        statement_timeout=params["statement_timeout"],
+        lock_timeout=params["lock_timeout"],
+        snapshot_max_age=params["snapshot_max_age"],
+        maintenance_work_mem=params["maintenance_work_mem"],
+        index_jobs=params["index_jobs"],
+    )
+
+
+def _export(context: Context, folder: str | None, run_id: str, outcome: Outcome) -> dict[str, str]:
+    """Export the id map when rows were carried or a file is missing."""
+    if folder is None:
+        return {}
+    place = Path(folder) / run_id
+    present = all((place / f"id_map.{service}.csv").exists() for service in context.plan.services)
+    return {} if present and not outcome.changed else id_map_csv.export(context, place)
+
+
+def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[str, Any]:
+    return {
+        "changed": outcome.changed or bool(exported),
+        "run_id": run_id,
+        "tables": [asdict(table) for table in outcome.tables],
+        "carried": outcome.carried,
+        "rows": outcome.rows,
+        "keys_added": outcome.keys_added,
+        "reconciled": outcome.reconciled,
+        "epochs": list(outcome.epochs),
+        "id_map_files": exported,
+        "seconds": dict(outcome.seconds),
+    }
+
+
+def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, Any]:
+    """Return what a dry run says."""
+    before = "".join(f"{table.target}: {table.rows_now} rows\n" for table in foreseen.tables)
+    after = "".join(f"{table.target}: {table.rows_then} rows in {table.chunks} chunks\n" for table in foreseen.tables)
+    result: dict[str, Any] = {
+        "changed": foreseen.changed,
+        "run_id": live.run_id if live else "",
+        "tables": [asdict(table) for table in foreseen.tables],
+        "carried": 0,
+        "seconds": {},
+        "diff": {"before": before, "after": after, "before_header": "targets now", "after_header": "targets after migrate"},
+    }
+    if live is None or live.state != "open" or live.snapshot is None:
+        result["msg"] = "would require a passed preflight and a proven snapshot (playbooks/preflight.yml, playbooks/snapshot.yml)"
+    return result
+
+
+def main() -> None:
+    """Read the options, carry, report."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONTEXT_SPEC,
+            "runner": {"type": "str", "required": True},
+            "workers": {"type": "int", "default": 2},
+            "chunk_rows": {"type": "int", "default": 50000},
+            "index_jobs": {"type": "int", "default": 2},
+            "maintenance_work_mem": {"type": "str", "default": "256MB"},
+            "statement_timeout": {"type": "float", "default": 0},
+            "lock_timeout": {"type": "float", "default": 10},
+            "snapshot_max_age": {"type": "float", "default": 14400},
+            "limits": {"type": "dict", "default": {}},
+            "via": {"type": "str", "choices": ["direct", "export", "import"], "default": "direct"},
+            "folder": {"type": "path"},
+            "id_map_dir": {"type": "path"},
+            "override_gates": {"type": "bool", "default": False},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**carry(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()

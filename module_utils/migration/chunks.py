@@ -1,0 +1,151 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Cut the source into chunks: ranges of a part's chunk_by column that yield about the same number of rows.
+
+A part that yields less than one chunk is one chunk. A table is walked along its index, a chunk's length at a time, so a gap in
+the ids, however wide, costs nothing. A query is walked along the largest of the tables that its refresh ties to chunk_by, in
+steps of a quarter chunk, and the planner's estimate of each step decides how many make a chunk: a range in which every user
+has twenty permissions gives shorter chunks than one in which nobody has any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from . import driver
+from .ledger import Chunk
+from .plan import Part, Plan, Target, between
+from .quote import ident, literal, qualified
+
+_STEPS_A_CHUNK = 4
+_MOST_ESTIMATES = 4000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is carried together: a part of a target, and the part of the id map that its rows mint, if any."""
+
+    target: Target
+    part: Part
+    id_map: Target | None
+    id_map_part: Part | None
+
+
+def units(plan: Plan, service: str) -> tuple[Unit, ...]:
+    """Return everything that goes into one target database."""
+    targets = plan.of(service)
+    id_map = next((target for target in targets if target.bookkeeping and target.table == "id_map"), None)
+    riders = {part.entity: part for part in id_map.parts} if id_map else {}
+    result = []
+    for target in targets:
+        if target is id_map:
+            continue
+        for part in target.parts:
+            rider = riders.pop(part.entity, None) if part.minted else None
+            result.append(Unit(target, part, id_map if rider else None, rider))
+    if id_map is not None:
+        result += [Unit(id_map, part, None, None) for part in id_map.parts if part.entity in riders]
+    return tuple(result)
+
+
+def plan_chunks(source: driver.Connection, schema: str, unit: Unit, size: int, mode: str) -> list[Chunk]:
+    """Return the chunks of one unit, without numbers; `source` is in the snapshot that will be read."""
+    part = unit.part
+    total = estimate(source, part.source(schema))
+    table, column = _driver(source, schema, part)
+    if total < size and not _larger_than(source, part.source(schema), size):
+        return [_chunk(unit, None, None, total, mode)]
+    if part.query is None:
+        bounds = list(_walk(source, schema, table, column, size))
+        share = max(1, total // (len(bounds) + 1))
+        return [_chunk(unit, low, high, share, mode) for low, high in _ranges(bounds)]
+    driving = max(1, estimate(source, f"{qualified(schema, table)} AS src"))
+    step = max(1, size * driving // max(total, size) // _STEPS_A_CHUNK, driving // _MOST_ESTIMATES)
+    fine = list(_ranges(list(_walk(source, schema, table, column, step))))
+    return list(_merged(source, schema, unit, fine, size, mode))
+
+
+def numbered(chunks: list[Chunk]) -> list[Chunk]:
+    """Return the chunks with ids in the order in which they are best carried: the largest table first."""
+    totals: dict[tuple[str, str], int] = {}
+    for chunk in chunks:
+        totals[chunk.target, chunk.part] = totals.get((chunk.target, chunk.part), 0) + chunk.estimate
+    ordered = sorted(chunks, key=lambda chunk: -totals[chunk.target, chunk.part])
+    return [replace(chunk, id=number) for number, chunk in enumerate(ordered, start=1)]
+
+
+def estimate(source: driver.Connection, from_item: str) -> int:
+    """Return the planner's estimate of the rows of a FROM item."""
+    plan = driver.scalar(source, f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {from_item}")
+    return int((plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]["Plan Rows"])
+
+
+def _larger_than(source: driver.Connection, from_item: str, size: int) -> bool:
+    """Tell whether there are more rows than twice a chunk, whatever the estimate says; reads no more than that."""
+    count = driver.scalar(source, f"SELECT count(*) FROM (SELECT 1 FROM {from_item} LIMIT {2 * size + 1}) AS some")
+    return int(count) > 2 * size
+
+
+def _chunk(unit: Unit, low: str | None, high: str | None, rows: int, mode: str) -> Chunk:
+    return Chunk(0, unit.target.name, unit.part.name, low, high, low is None, rows, mode)
+
+
+def _driver(source: driver.Connection, schema: str, part: Part) -> tuple[str, str]:
+    """Return the table and column along which the part is walked."""
+    if part.query is None:
+        return str(part.table), part.chunk_by
+    tied = [(touch.table, touch.column) for touch in part.touches if touch.result == part.chunk_by]
+    if not tied:
+        return "", ""
+    return max(tied, key=lambda pair: estimate(source, f"{qualified(schema, pair[0])} AS src"))
+
+
+def _walk(source: driver.Connection, schema: str, table: str, column: str, step: int) -> Iterator[str]:
+    """Yield every step-th value of a column, as text, ascending and without repetition."""
+    if not table:
+        return
+    name, relation = ident(column), qualified(schema, table)
+    if _indexed(source, relation, column):
+        statement = (
+            f"WITH RECURSIVE walk(k) AS ((SELECT {name} FROM {relation} WHERE {name} IS NOT NULL ORDER BY {name} OFFSET {step} LIMIT 1)"
+            f" UNION ALL SELECT (SELECT t.{name} FROM {relation} AS t WHERE t.{name} > walk.k ORDER BY t.{name} OFFSET {step - 1} LIMIT 1)"
+            " FROM walk WHERE walk.k IS NOT NULL) SELECT k::text FROM walk WHERE k IS NOT NULL"
+        )
+    else:
+        statement = (
+            f"SELECT k::text FROM (SELECT DISTINCT k FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS n"
+            f" FROM {relation} WHERE {name} IS NOT NULL) AS numbered WHERE n % {step} = 0) AS bounds ORDER BY k"
+        )
+    for (value,) in driver.rows(source, statement):
+        yield value
+
+
+def _indexed(source: driver.Connection, relation: str, column: str) -> bool:
+    return bool(
+        driver.scalar(
+            source,
+            "SELECT EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+            f" WHERE i.indrelid = {literal(relation)}::regclass AND a.attname = %s AND i.indisvalid AND i.indpred IS NULL)",
+            (column,),
+        )
+    )
+
+
+def _ranges(bounds: list[str]) -> Iterator[tuple[str | None, str | None]]:
+    edges: list[str | None] = [None, *bounds, None]
+    yield from pairwise(edges)
+
+
+def _merged(
+    source: driver.Connection, schema: str, unit: Unit, fine: list[tuple[str | None, str | None]], size: int, mode: str
+) -> Iterator[Chunk]:
+    low, rows = fine[0][0], 0
+    for position, (start, high) in enumerate(fine):
+        rows += estimate(source, unit.part.source(schema, between(start, high, nulls=start is None)))
+        if rows >= size * (_STEPS_A_CHUNK - 1) // _STEPS_A_CHUNK or position == len(fine) - 1:
+            yield _chunk(unit, low, high, rows, mode)
+            low, rows = high, 0

@@ -1,0 +1,38 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the id map as CSV for other teams: entity, source_key, id; no personal value is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .context import Context
+from .driver import database_errors
+from .errors import MigrationError
+
+APPLICATION_NAME = "edulink-migration id map"
+
+
+def export(context: Context, folder: Path) -> dict[str, str]:
+    """Write id_map.<service>.csv for each target that has ids; return path by service. An existing file is replaced whole."""
+    written = {}
+    for service in context.plan.services:
+        if not any(target.bookkeeping and target.table == "id_map" for target in context.plan.of(service)):
+            continue
+        path = folder / f"id_map.{service}.csv"
+        partial = path.with_suffix(".partial")
+        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with database_errors(context.targets[service].place, "exporting the id map"), partial.open("wb") as handle, connection.cursor() as cursor:
+                cursor.copy_expert("COPY (SELECT entity, source_key, id FROM migration.id_map) TO STDOUT (FORMAT csv, HEADER)", handle, size=1 << 20)
+            os.replace(partial, path)
+        except OSError as exc:
+            raise MigrationError(f"{path}: the id map cannot be written: {exc.strerror}; set migration_artifacts_dir to a folder with room") from exc
+        finally:
+            connection.close()
+            partial.unlink(missing_ok=True)
+        written[service] = str(path)
+    return written

@@ -1,0 +1,472 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ID-mapped transfer: chunks, claimed by worker processes on any number of runners, until the ledger says done.
+
+run() prepares every target's ledger (one runner at a time), joins or exports the snapshot, lets worker processes carry chunks,
+and then, one runner at a time, adds primary keys and settles what changed between snapshots. Who calls whom:
+
+    run -> prepare -> chunks.plan_chunks        run -> _Crew -> worker.work -> pump.pump
+    run -> snapshots.join_or_export             run -> complete -> primary keys, reconcile
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import driver, ledger
+from .chunks import Unit, numbered, plan_chunks, units
+from .context import Context
+from .contract import Contract
+from .driver import database_errors
+from .errors import MigrationError
+from .plan import Target
+from .progress import Progress
+from .quote import ident
+from .snapshots import Epoch, Snapshots
+from .throttle import Limits, database_pressure, runner_pressure
+from .worker import Job, Report, work
+
+PHASE = "migrate"
+APPLICATION_NAME = "edulink-migration migrate"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the transfer goes about it; times in seconds, memory as PostgreSQL writes it."""
+
+    runner: str
+    workers: int = 2
+    chunk_rows: int = 50_000
+    limits: Limits = field(default_factory=Limits)
+    statement_timeout: float = 0
+    lock_timeout: float = 10
+    snapshot_max_age: float = 4 * 3600
+    maintenance_work_mem: str = "256MB"
+    index_jobs: int = 2
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """What the ledger says of one target."""
+
+    target: str
+    rows: int
+    chunks: int
+    chunks_done: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call did (`carried` are this runner's chunks) and where the whole transfer stands."""
+
+    tables: tuple[TableResult, ...]
+    carried: int
+    rows: int
+    keys_added: int
+    reconciled: int
+    epochs: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether anything was written."""
+        return bool(self.carried or self.keys_added or self.reconciled)
+
+
+Reconcile = Callable[[Context, str], int]
+
+
+def run(context: Context, plan_time: str, run_id: str, options: Options, progress: Progress, reconcile: Reconcile) -> Outcome:
+    """Carry everything that is not carried yet; `reconcile` makes the targets equal to one new snapshot and returns rows written.
+
+    MigrationError on any fault; whatever was committed stays, and another call goes on from there.
+    """
+    clock = _Stopwatch()
+    with clock("prepare"):
+        prepare(context, plan_time, run_id, options)
+    if _finished(context):
+        return _outcome(context, 0, 0, 0, 0, (), clock)
+    crew = _Crew(context, plan_time, options, progress)
+    with clock("copy"):
+        crew.run()
+    with clock("complete"):
+        keys, settled = complete(context, options, reconcile, plan_time)
+    return _outcome(context, crew.chunks, crew.rows, keys, settled, crew.epochs, clock)
+
+
+class _Stopwatch:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - start, 3)
+
+
+# --- before -----------------------------------------------------------------------------------------------------------
+
+
+def prepare(context: Context, plan_time: str, run_id: str, options: Options) -> None:
+    """Make and pin every target's ledger and cut the chunks, where that is not done yet."""
+    with ThreadPoolExecutor(max_workers=len(context.plan.services)) as pool:
+        for done in [pool.submit(_prepare_service, context, service, plan_time, run_id, options) for service in context.plan.services]:
+            done.result()
+
+
+def _prepare_service(context: Context, service: str, plan_time: str, run_id: str, options: Options) -> None:
+    endpoint = context.targets[service]
+    connection = context.connect_target(service, APPLICATION_NAME)
+    try:
+        with database_errors(endpoint.place, "preparing the ledger"), connection:
+            pin = ledger.pinned(connection)
+            if pin is not None:
+                ledger.require_same_plan(pin, context.plan.digest, service)
+                if pin.plan_time.rstrip("0") != plan_time.rstrip("0"):
+                    raise MigrationError(
+                        f"{service}: its ledger belongs to migration {pin.run_id}, which is not the open one ({run_id});"
+                        " roll this database back with playbooks/rollback.yml first"
+                    )
+                if ledger.has_chunks(connection):
+                    return
+            ledger.create(connection, context.plan, service, plan_time, run_id)
+            if ledger.has_chunks(connection):
+                return  # another runner planned them while this one waited for the lock
+            ledger.add_chunks(connection, numbered(planned_chunks(context, connection, service, plan_time, options)))
+    finally:
+        connection.close()
+
+
+def planned_chunks(
+    context: Context, connection: driver.Connection | None, service: str, plan_time: str, options: Options
+) -> list[ledger.Chunk]:
+    """Return the chunks of one service; without a target connection (a dry run before the tables exist) all are loads."""
+    source = context.connect_source(APPLICATION_NAME, plan_time=plan_time)
+    found: list[ledger.Chunk] = []
+    try:
+        for unit in units(context.plan, service):
+            mode = ledger.load_mode(connection, unit.target) if connection is not None and not unit.target.bookkeeping else "load"
+            with database_errors(f"{context.source.name}: {unit.part.label}", "cutting chunks"):
+                found += plan_chunks(source, context.source.schema, unit, options.chunk_rows, mode)
+    finally:
+        source.close()
+    return found
+
+
+def _finished(context: Context) -> bool:
+    return all(pin is not None and pin.finished for pin in _pins(context))
+
+
+def _pins(context: Context) -> list[ledger.Pin | None]:
+    found = []
+    for service in context.plan.services:
+        connection = context.connect_target(service, APPLICATION_NAME, autocommit=True)
+        try:
+            found.append(ledger.pinned(connection))
+        finally:
+            connection.close()
+    return found
+
+
+# --- the workers ------------------------------------------------------------------------------------------------------
+
+
+class _Crew:
+    """This runner's worker processes, their snapshot, and what they report."""
+
+    def __init__(self, context: Context, plan_time: str, options: Options, progress: Progress) -> None:
+        self.context, self.plan_time, self.options, self.progress = context, plan_time, options, progress
+        self.chunks = self.rows = 0
+        self.epochs: tuple[str, ...] = ()
+        self._failure: str | None = None
+        self._reason: str | None = None
+
+    def run(self) -> None:
+        """Start the workers, feed them the snapshot, and wait until the ledger has no chunk left; MigrationError on a fault."""
+        fork = multiprocessing.get_context("fork")  # before any thread or connection of this process exists
+        shared = Shared.create(fork, self.options)
+        ends = [fork.Pipe() for _ in range(self.options.workers)]
+        job = Job(self.context, self.plan_time, self.options.runner, self.options.statement_timeout, self.options.lock_timeout)
+        processes = [
+            fork.Process(target=work, args=(job, number, mine, [other for pair in ends for other in pair if other is not mine], shared.paused, shared.rates), daemon=True)
+            for number, (_, mine) in enumerate(ends)
+        ]
+        for process in processes:
+            process.start()
+        for _, theirs in ends:
+            theirs.close()
+        channels = [mine for mine, _ in ends]
+        try:
+            self._lead(channels, processes, shared)
+        finally:
+            for channel in channels:
+                channel.close()
+            for process in processes:
+                process.join(timeout=5)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+        if self._failure is not None:
+            raise MigrationError(self._failure)
+
+    def _lead(self, channels: Sequence[Any], processes: Sequence[Any], shared: Shared) -> None:
+        with Snapshots(self.context, self.options.runner, self.plan_time) as snapshots:
+            epoch = snapshots.join_or_export()
+            self.epochs = (epoch.id,)
+            for channel in channels:
+                channel.send(epoch)
+            stop = threading.Event()
+            watcher = threading.Thread(target=self._watch, args=(shared, stop), daemon=True)
+            watcher.start()
+            try:
+                self._listen(channels, processes, snapshots)
+            finally:
+                stop.set()
+                watcher.join()
+
+    def _listen(self, channels: Sequence[Any], processes: Sequence[Any], snapshots: Snapshots) -> None:
+        """Take reports until every worker is done, renewing the snapshot when it has grown too old."""
+        totals = self._totals()
+        waiting = {channel: process for channel, process in zip(channels, processes, strict=True)}
+        while waiting:
+            ready = multiprocessing.connection.wait(list(waiting), timeout=1.0)
+            for channel in ready:
+                try:
+                    report = channel.recv()
+                except EOFError:
+                    process = waiting.pop(channel)
+                    process.join(timeout=5)
+                    self._failure = self._failure or (
+                        f"a worker process ended (exit status {process.exitcode}); its chunk was rolled back, finished chunks are kept: run it again"
+                    )
+                    continue
+                if report.kind == "done":
+                    waiting.pop(channel)
+                elif report.kind == "error":
+                    self._failure = self._failure or report.text
+                    waiting.pop(channel)
+                else:
+                    self._count(report, totals)
+            if self._failure is not None:
+                for channel in waiting:
+                    with contextlib.suppress(OSError):
+                        channel.send(None)
+            elif waiting and snapshots.age > self.options.snapshot_max_age:
+                epoch = snapshots.renew()
+                self.epochs += (epoch.id,)
+                for channel in waiting:
+                    with contextlib.suppress(OSError):
+                        channel.send(epoch)
+
+    def _totals(self) -> dict[str, list[int]]:
+        """Return rows done and rows expected of each target."""
+        totals: dict[str, list[int]] = {}
+        for service in self.context.plan.services:
+            connection = self.context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+            try:
+                for target, _, _, rows, expected, _, _ in ledger.progress(connection):
+                    totals[target] = [int(rows), int(expected)]
+            finally:
+                connection.close()
+        return totals
+
+    def _count(self, report: Report, totals: dict[str, list[int]]) -> None:
+        self.chunks += 1
+        self.rows += report.rows
+        table = totals.setdefault(report.target, [0, 0])
+        table[0] += report.rows
+        table[1] += report.rows - report.estimate
+        self.progress.update(PHASE, report.target, table[0], max(table))
+
+    def _watch(self, shared: Shared, stop: threading.Event) -> None:
+        """Follow the limits in the ledger and the pressure on runner and databases; pause and go on."""
+        connections: dict[str, driver.Connection] = {}
+        runner_pressure(self.options.limits)  # the first CPU figure is meaningless
+        try:
+            while not stop.wait(2.0):
+                limits = self._limits(connections)
+                share = max(1, self.options.workers)
+                shared.rates[0], shared.rates[1] = limits.rows_per_second / share, limits.bytes_per_second / share
+                reason = self._pressure(connections, limits)
+                if reason and not shared.paused.is_set():
+                    shared.paused.set()
+                elif not reason and shared.paused.is_set():
+                    shared.paused.clear()
+                self.progress.note(PHASE, f"paused: {reason}" if reason else "")
+        except MigrationError as exc:
+            self.progress.note(PHASE, f"not watching the limits any more: {exc}")
+            shared.paused.clear()
+        finally:
+            for connection in connections.values():
+                connection.close()
+
+    def _limits(self, connections: dict[str, driver.Connection]) -> Limits:
+        limits = self.options.limits
+        for service in self.context.plan.services:
+            connection = self._observer(connections, service)
+            with database_errors(self.context.targets[service].place, "reading the limits"):
+                limits = limits.changed_by(ledger.limits(connection))
+        return limits
+
+    def _observer(self, connections: dict[str, driver.Connection], name: str) -> driver.Connection:
+        if name not in connections:
+            if name == self.context.source.name:
+                connections[name] = self.context.connect_source(f"{APPLICATION_NAME} watch", plan_time=self.plan_time, autocommit=True)
+            else:
+                connections[name] = self.context.connect_target(name, f"{APPLICATION_NAME} watch", readonly=True, autocommit=True)
+        return connections[name]
+
+    def _pressure(self, connections: dict[str, driver.Connection], limits: Limits) -> str | None:
+        if limits.pause:
+            return "the ledger's control row 'pause' is set"
+        reason = runner_pressure(limits)
+        for name in (self.context.source.name, *self.context.plan.services):
+            if reason:
+                return reason
+            with database_errors(name, "reading its activity"):
+                reason = database_pressure(self._observer(connections, name), name, limits)
+        return reason
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the parent tells its workers while they run: a pause, and each worker's share of rows and bytes a second."""
+
+    paused: Any
+    rates: Any
+
+    @classmethod
+    def create(cls, fork: Any, options: Options) -> Shared:
+        """Return the shared state with the options' limits."""
+        share = max(1, options.workers)
+        return cls(fork.Event(), fork.Array("d", [options.limits.rows_per_second / share, options.limits.bytes_per_second / share]))
+
+
+# --- after ------------------------------------------------------------------------------------------------------------
+
+
+def complete(context: Context, options: Options, reconcile: Reconcile, plan_time: str) -> tuple[int, int]:
+    """Add primary keys, settle what changed between snapshots, and mark the ledgers finished; return keys added, rows settled.
+
+    One runner does it; the others wait here and then find it done.
+    """
+    first = context.plan.services[0]
+    gate = context.connect_target(first, APPLICATION_NAME, autocommit=True)
+    try:
+        driver.rows(gate, "SELECT pg_advisory_lock(hashtext('edulink-migration complete'))")
+        if _finished(context):
+            return 0, 0
+        keys = _add_primary_keys(context, options)
+        settled = 0
+        if len(_open_epochs(context)) > 1:
+            settled = reconcile(context, plan_time)
+        for service in context.plan.services:
+            connection = context.connect_target(service, APPLICATION_NAME)
+            try:
+                with database_errors(context.targets[service].place, "closing the ledger"), connection:
+                    driver.rows(connection, "UPDATE migration.epochs SET reconciled_at = clock_timestamp() WHERE reconciled_at IS NULL")
+                    driver.rows(connection, "UPDATE migration.pin SET finished_at = clock_timestamp() WHERE finished_at IS NULL")
+            finally:
+                connection.close()
+        return keys, settled
+    finally:
+        gate.close()
+
+
+def _open_epochs(context: Context) -> set[str]:
+    found: set[str] = set()
+    for service in context.plan.services:
+        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+        try:
+            found.update(ledger.epochs_open(connection))
+        finally:
+            connection.close()
+    return found
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A primary key to add."""
+
+    service: str
+    relation: str
+    statement: str
+    rows: int
+
+
+def _add_primary_keys(context: Context, options: Options) -> int:
+    """Add the primary keys that are missing, the largest tables first, a few at a time."""
+    wanted = sorted(_missing_keys(context), key=lambda key: -key.rows)
+    settings = {"maintenance_work_mem": options.maintenance_work_mem}
+
+    def add(key: _Key) -> None:
+        connection = context.connect_target(key.service, APPLICATION_NAME, settings=settings, autocommit=True)
+        try:
+            with database_errors(f"{key.service}: {key.relation}", "adding its primary key"):
+                driver.rows(connection, key.statement)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(max_workers=max(1, options.index_jobs)) as pool:
+        for done in [pool.submit(add, key) for key in wanted]:
+            done.result()
+    return len(wanted)
+
+
+def _missing_keys(context: Context) -> Iterator[_Key]:
+    contracts = {name: Contract.from_dict(data) for name, data in context.plan.contracts}
+    for service in context.plan.services:
+        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+        try:
+            for target in context.plan.of(service):
+                has_key = driver.scalar(
+                    connection, "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary)", (target.qualified,)
+                )
+                if not has_key:
+                    rows = driver.scalar(connection, "SELECT pg_relation_size(%s::regclass)", (target.qualified,))
+                    yield _Key(service, f"{target.schema}.{target.table}", _key_statement(target, contracts[service]), int(rows))
+        finally:
+            connection.close()
+
+
+def _key_statement(target: Target, contract: Contract) -> str:
+    if target.bookkeeping and target.table == "id_map":
+        return ledger.ID_MAP_KEY
+    if target.bookkeeping:
+        return f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({ident(target.id_column)})"
+    table = next(table for table in contract.tables if (table.schema, table.name) == (target.schema, target.table))
+    key = table.primary_key
+    if key is None:
+        raise MigrationError(f"{target.name}: the schema SQL has no primary key for it")
+    return f"ALTER TABLE {target.qualified} ADD CONSTRAINT {ident(key.name)} {key.definition}"
+
+
+def _outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, epochs: tuple[str, ...], clock: _Stopwatch) -> Outcome:
+    tables = []
+    for service in context.plan.services:
+        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+        try:
+            tables += [TableResult(target, int(done_rows), int(total), int(done)) for target, done, total, done_rows, *_ in ledger.progress(connection)]
+        finally:
+            connection.close()
+    return Outcome(tuple(tables), chunks, rows, keys, settled, epochs, dict(clock.seconds))
+
+
+def describe(context: Context, unit: Unit) -> str:
+    """Return how a unit is named in a dry run."""
+    return f"{unit.target.name} from {unit.part.label}"
+
+
+__all__ = ["Epoch", "Options", "Outcome", "TableResult", "complete", "describe", "planned_chunks", "prepare", "run"]

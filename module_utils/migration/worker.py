@@ -1,0 +1,239 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A worker process: one connection to the source, one to each target, chunks until there are none.
+
+It ends by itself when its parent is gone, so that a killed module leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import driver, ledger
+from .chunks import Unit, units
+from .context import Context
+from .driver import redact
+from .equalize import carry_staged
+from .errors import MigrationError
+from .plan import Part, Predicate, Target, between, one_of
+from .pump import pump
+from .quote import ident
+from .snapshots import Epoch, read_only_snapshot
+
+APPLICATION_NAME = "edulink-migration worker"
+_IDLE = 0.3  # seconds between two looks at the ledger while others finish their chunks
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know; timeouts in seconds, 0 for none."""
+
+    context: Context
+    plan_time: str
+    runner: str
+    statement_timeout: float
+    lock_timeout: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker tells its parent: `chunk` (carried), `done` (none left) or `error` (with a text)."""
+
+    kind: str
+    target: str = ""
+    rows: int = 0
+    size: int = 0
+    estimate: int = 0
+    text: str = ""
+
+
+def work(job: Job, number: int, channel: Any, others: Sequence[Any], paused: Any, rates: Any) -> None:
+    """Carry chunks until the ledger has none; the process's main function.
+
+    `others` are inherited ends of pipes, closed so that every end of file is seen; `rates` are rows and bytes a second.
+    """
+    for other in others:
+        other.close()
+    mail = _Mailbox(channel)
+    try:
+        _Worker(job, number, mail, paused, rates).run()
+        mail.send(Report("done"))
+    except MigrationError as exc:
+        mail.send(Report("error", text=str(exc)))
+    except Exception as exc:
+        mail.send(Report("error", text=f"{redact(exc)}; finished chunks are kept: run it again"))
+    os._exit(0)  # no destructors of what was inherited from the parent
+
+
+class _Mailbox:
+    """The pipe to the parent: epochs come in, reports go out; the end of the file ends the process."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._latest: Epoch | None = None
+        self._arrived = threading.Event()
+        self.stopped = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                message = self._channel.recv()
+                if message is None:
+                    self.stopped = True
+                else:
+                    self._latest = message
+                self._arrived.set()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def epoch(self) -> Epoch | None:
+        """Return the newest epoch, waiting for the first; None when the worker is to stop before it had one."""
+        self._arrived.wait()
+        return self._latest
+
+    def send(self, report: Report) -> None:
+        try:
+            self._channel.send(report)
+        except OSError:
+            os._exit(1)
+
+
+class _Worker:
+    def __init__(self, job: Job, number: int, mail: _Mailbox, paused: Any, rates: Any) -> None:
+        self.job, self.mail, self.paused, self.rates = job, mail, paused, rates
+        services = job.context.plan.services
+        self.services = services[number % len(services) :] + services[: number % len(services)]
+        self.units = {(unit.target.name, unit.part.name): unit for service in services for unit in units(job.context.plan, service)}
+        self.settings = {
+            "statement_timeout": str(int(job.statement_timeout * 1000)),
+            "lock_timeout": str(int(job.lock_timeout * 1000)),
+        }
+        self.source: driver.Connection | None = None
+        self.epoch: Epoch | None = None
+        self.rejected: dict[tuple[str, str], tuple[str, ...]] = {}
+
+    def run(self) -> None:
+        targets = {
+            service: self.job.context.connect_target(service, APPLICATION_NAME, settings=self.settings) for service in self.services
+        }
+        while not self.mail.stopped:
+            if self.paused.is_set():
+                time.sleep(_IDLE)
+                continue
+            epoch = self.mail.epoch()
+            if epoch is None:
+                return
+            if epoch != self.epoch:
+                self._open_source(epoch)
+            if not self._carry_one(targets):
+                if not any(self._left(connection) for connection in targets.values()):
+                    return
+                time.sleep(_IDLE)
+
+    def _open_source(self, epoch: Epoch) -> None:
+        if self.source is not None:
+            self.source.close()
+        context = self.job.context
+        self.source = context.connect_source(
+            APPLICATION_NAME,
+            plan_time=self.job.plan_time,
+            settings={"statement_timeout": self.settings["statement_timeout"]},
+            autocommit=True,
+        )
+        with driver.database_errors(context.source.place, "importing the shared snapshot; run it again"):
+            read_only_snapshot(self.source, epoch.snapshot)
+        self.epoch = epoch
+
+    def _left(self, connection: driver.Connection) -> int:
+        count = ledger.remaining(connection)
+        connection.rollback()
+        return count
+
+    def _carry_one(self, targets: dict[str, driver.Connection]) -> bool:
+        for service in self.services:
+            connection = targets[service]
+            chunk = None
+            try:
+                chunk = ledger.claim(connection, self.job.runner)
+                if chunk is None:
+                    connection.rollback()
+                    continue
+                self._carry(connection, chunk)
+            except MigrationError:
+                raise
+            except Exception as exc:
+                raise MigrationError(_explain(service, self.units, chunk, exc)) from exc
+            return True
+        return False
+
+    def _carry(self, connection: driver.Connection, chunk: ledger.Chunk) -> None:
+        """Carry one claimed chunk and end its transaction."""
+        start = time.monotonic()
+        unit = self.units[chunk.target, chunk.part]
+        inside = between(chunk.low, chunk.high, nulls=chunk.nulls)
+        refused = self._refused(connection, unit)
+        rows, size = self._copy(connection, unit.target, unit.part, inside, refused, chunk.mode)
+        mapped = 0
+        if unit.id_map is not None and unit.id_map_part is not None:
+            mapped, extra = self._copy(connection, unit.id_map, unit.id_map_part, inside, refused, chunk.mode)
+            size += extra
+            if mapped != rows:
+                raise MigrationError(f"{chunk.target}: {rows} rows were carried but {mapped} ids mapped; nothing of this chunk is kept")
+        seconds = time.monotonic() - start
+        assert self.epoch is not None
+        ledger.finish(
+            connection, chunk, epoch=self.epoch.id, rows=rows, mapped=mapped, size=size, runner=self.job.runner, seconds=seconds
+        )
+        connection.commit()
+        self.mail.send(Report("chunk", chunk.target, rows, size, chunk.estimate))
+        self._rest(rows, size, seconds)
+
+    def _refused(self, connection: driver.Connection, unit: Unit) -> tuple[str, ...]:
+        place = (unit.target.name, unit.part.name)
+        if place not in self.rejected:
+            self.rejected[place] = ledger.rejected(connection, *place)
+        return self.rejected[place]
+
+    def _copy(
+        self, connection: driver.Connection, target: Target, part: Part, inside: Predicate, refused: tuple[str, ...], mode: str
+    ) -> tuple[int, int]:
+        select = without(part, part.select(self.job.context.source.schema, inside), refused)
+        columns = ", ".join(ident(name) for name in target.columns)
+        if mode == "load":
+            return pump(self.source, select, connection, f"COPY {target.qualified} ({columns}) FROM STDIN (FORMAT binary)")
+        return carry_staged(self.source, select, connection, target)
+
+    def _rest(self, rows: int, size: int, seconds: float) -> None:
+        """Sleep so long that this worker keeps its share of the rate limits."""
+        needed = max(
+            rows / self.rates[0] if self.rates[0] else 0.0,
+            size / self.rates[1] if self.rates[1] else 0.0,
+        )
+        while needed > seconds and not self.mail.stopped:
+            nap = min(needed - seconds, 1.0)
+            time.sleep(nap)
+            needed -= nap
+
+
+def without(part: Part, select: str, refused: Sequence[str]) -> str:
+    """Return the projection without the quarantined source keys."""
+    if not refused:
+        return select
+    return f"{select} AND NOT {one_of(refused)(part.key_text)}"
+
+
+def _explain(service: str, known: dict[tuple[str, str], Unit], chunk: ledger.Chunk | None, exc: Exception) -> str:
+    lost = getattr(exc, "pgcode", None) is None or str(getattr(exc, "pgcode", "")).startswith(("08", "57"))
+    if chunk is None:
+        return f"{service}: {redact(exc)}; finished chunks are kept: run it again"
+    unit = known[chunk.target, chunk.part]
+    span = f"{unit.part.chunk_by} from {chunk.low or 'the first'} to before {chunk.high or 'the end'}"
+    then = "run it again" if lost else "run playbooks/preflight.yml, which names the rows"
+    return f"{chunk.target} (chunk {chunk.id}, {span}): {redact(exc)}; this chunk was rolled back, finished chunks are kept: {then}"
