@@ -25,6 +25,7 @@ from ansible.module_utils.migration.sessions.store import Address, StoreOptions,
 from ansible.module_utils.migration.sessions.users import User
 
 SECRET, SERVICE = "the monolith's secret", "the service's secret"
+DJANGO = Layout()
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 UUID = "0192aa11-0000-8000-8000-00000000000{}"
 PASSWORD = "pbkdf2_sha256$1$salt${}"
@@ -61,7 +62,7 @@ class World:
             seconds,
         )
 
-    def carry(self, *, write: bool = True, layout: Layout = Layout(), **rules: Any) -> Result:
+    def carry(self, *, write: bool = True, layout: Layout = DJANGO, **rules: Any) -> Result:
         store = open_store(self.options)
         source = driver.connect(self.source, application_name="tests", readonly=True)
         try:
@@ -70,7 +71,7 @@ class World:
             source.close()
             store.close()
 
-    def remove(self, layout: Layout = Layout(), **options: Any) -> Mapping[str, int]:
+    def remove(self, layout: Layout = DJANGO, **options: Any) -> Mapping[str, int]:
         store = open_store(self.options)
         try:
             return remove(Ledger(store, layout), **options)

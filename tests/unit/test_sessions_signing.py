@@ -11,8 +11,8 @@ import zlib
 
 import pytest
 from ansible.module_utils.migration.sessions import signing
-from ansible.module_utils.migration.sessions.layout import Layout, key_slot, neutral, slot, tags
 from ansible.module_utils.migration.sessions.announce import reset_links
+from ansible.module_utils.migration.sessions.layout import Layout, key_slot, neutral, slot, tags
 from hypothesis import given
 from hypothesis import strategies as st
 

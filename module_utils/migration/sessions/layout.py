@@ -18,7 +18,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import MigrationError
@@ -66,7 +66,7 @@ class Layout:
 
 def neutral(session: Mapping[str, Any], expires: int) -> dict[str, Any]:
     """Return a session without Django's names: user_id (a UUID or null), expires_at (RFC 3339, UTC) and data."""
-    ends = datetime.fromtimestamp(expires, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ends = datetime.fromtimestamp(expires, tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     data = {name: value for name, value in session.items() if name not in (USER_ID, USER_BACKEND, USER_HASH)}
     return {"version": 1, "user_id": session.get(USER_ID), "expires_at": ends, "data": data}
 
