@@ -17,6 +17,7 @@ from . import catalog, driver
 from .catalog import FoundColumn, FoundTable
 from .contract import ColumnSpec, ConstraintSpec, Contract, IndexSpec, Statement, TableSpec
 from .errors import MigrationError
+from .plan import Plan
 from .quote import ident, literal, qualified
 
 APPLICATION_NAME = f"{catalog.APPLICATION_PREFIX} ddl"
@@ -59,6 +60,27 @@ class Action:
     def transactional(self) -> bool:
         """Return whether every step may stand in a transaction."""
         return all(step.transactional for step in self.steps)
+
+
+def target(
+    plan: Plan, targets: Mapping[str, driver.Endpoint], service: str
+) -> tuple[driver.Endpoint, Contract]:
+    """Return the way to a service's database and its contract."""
+    contracts = dict(plan.contracts)
+    if service not in contracts or service not in targets:
+        raise MigrationError(f"the plan knows no service {service!r} (known: {', '.join(contracts)}); name a host of the group 'targets'")
+    return targets[service], Contract.from_dict(contracts[service])
+
+
+def described(action: Action) -> dict[str, str]:
+    """Return an action as a module reports it."""
+    return {"kind": action.kind, "object": action.object, "sql": action.sql, "note": action.note}
+
+
+def diff(place: str, actions: Sequence[Action]) -> dict[str, str]:
+    """Return the DDL as a difference to nothing, for --diff."""
+    lines = [f"-- {action.note}\n{action.sql}" if action.note else action.sql for action in actions]
+    return {"before": "", "after": "".join(lines), "before_header": place, "after_header": f"{place}, DDL"}
 
 
 def search_path(contract: Contract) -> dict[str, str]:

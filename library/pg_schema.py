@@ -1,0 +1,142 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Create a service's tables as its own SQL says."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pg_schema
+short_description: Create a service's tables as its own SQL says
+description:
+  - Creates the schemas, types, functions and tables (columns, defaults, NOT NULL, CHECK) of one service's contract in one
+    transaction, and sets the database's C(search_path) so that bare table names work, where the role owns the database.
+  - What exists and is equal is left; what exists and differs stops the module before anything is changed.
+  - Keys and indexes are made after the load by M(pg_index).
+author: The Edulink migration project
+options:
+  plan:
+    description: The plan of M(migration_plan).
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases, from the filter P(migration_connections#filter).
+    type: dict
+    required: true
+    suboptions:
+      source:
+        description: The monolith's database.
+        type: dict
+        required: true
+      targets:
+        description: The services' databases.
+        type: list
+        elements: dict
+        required: true
+      control:
+        description: The database of the migration's records.
+        type: dict
+        required: true
+      namespace:
+        description: The environment's secret namespace of the UUIDs.
+        type: str
+        required: true
+  service:
+    description: The service whose database is meant, the name of its inventory host.
+    type: str
+    required: true
+  lock_timeout:
+    description: How long to wait for a lock, as PostgreSQL writes it.
+    type: str
+    default: 5s
+requirements:
+  - psycopg2
+attributes:
+  check_mode:
+    support: full
+    description: Reads in read-only sessions and writes nothing, in no database.
+  diff_mode:
+    support: full
+    description: Shows the DDL.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Create the tables of the authentication service
+  pg_schema:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+    service: auth_service
+"""
+
+RETURN = r"""
+actions:
+  description: What was (in check mode, would be) created.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{kind: table, object: auth_service.users, sql: "CREATE TABLE ...;", note: ""}]
+msg:
+  description: The same in a line.
+  type: str
+  returned: success
+"""
+
+import contextlib
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import ddl, gate
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.errors import MigrationError
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; MigrationError when the database is not as the contract allows."""
+    context = Context.from_params(module.params, module.check_mode)
+    service = module.params["service"]
+    endpoint, contract = ddl.target(context.plan, context.targets, service)
+    migration, required = gate.pass_gate(context)
+    with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
+        actions = ddl.plan_schema(connection, contract)
+    doable = [action for action in actions if action.steps]
+    if doable and not context.check:
+        with contextlib.closing(ddl.connect(endpoint, contract)) as connection:
+            ddl.apply(connection, doable, lock_timeout=module.params["lock_timeout"])
+    gate.record(context, "schema", "passed", {"service": service, "made": [action.object for action in doable]}, migration)
+    tables = sum(action.kind == "table" for action in doable)
+    others = len(doable) - tables
+    what = f"{tables} tables, {others} other objects" if doable else f"nothing, all {len(contract.tables)} tables are as the contract says"
+    notes = [f"{action.object}: {action.note}" for action in actions if action.note and not action.steps]
+    line = "; ".join([f"{service}: {'would create' if context.check else 'created'} {what}", *notes, *([required] if required else [])])
+    return {
+        "changed": bool(doable),
+        "actions": [ddl.described(action) for action in actions],
+        "msg": line,
+        "diff": ddl.diff(endpoint.place, actions),
+    }
+
+
+def main() -> None:
+    """Read the options, create, report."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONTEXT_SPEC,
+            "service": {"type": "str", "required": True},
+            "lock_timeout": {"type": "str", "default": "5s"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()
