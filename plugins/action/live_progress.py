@@ -43,9 +43,10 @@ class Watcher:
         self._seconds = seconds
         self._shown: dict[str, tuple[float, str]] = {}
         self._note = ""
+        self._since = time.monotonic()
 
     def show(self, text: str, *, last: bool = False) -> None:
-        """Display what is new in a state; at the end also the last state of each table that was shown before."""
+        """Display what is new in a state; at the end the last state of each table, unless all was over at once."""
         try:
             state = json.loads(text)
         except ValueError:
@@ -53,11 +54,13 @@ class Watcher:
         if not isinstance(state, dict):
             return
         now = time.monotonic()
+        if now - self._since < FIRST_LINE:
+            return
         for name, table in state.get("tables", {}).items():
             when, before = self._shown.get(name, (float("-inf"), ""))
             line = describe(name, table)
             finished = table.get("total") is not None and table["done"] >= table["total"]
-            if line == before or (last and not before) or (now - when < self._seconds and not last and not finished):
+            if line == before or (now - when < self._seconds and not last and not finished):
                 continue
             self._shown[name] = (now, line)
             self._say(line)
@@ -122,8 +125,10 @@ class ActionModule(ActionBase):
             args = {**self._task.args, "progress_file": path}
             outcome = self._run_here(args, variables, Path(path), watcher) if local else self._run_there(args, variables, path, watcher)
         finally:
+            modules_own = self._connection._shell.tmpdir
             with contextlib.suppress(AnsibleError):
                 self._remove_tmp_path(folder, force=True)
+            self._connection._shell.tmpdir = modules_own
         return {**result, **outcome}
 
     def _run_here(self, args: dict[str, Any], variables: dict[str, Any], path: Path, watcher: Watcher | None) -> dict[str, Any]:
@@ -136,7 +141,7 @@ class ActionModule(ActionBase):
         job = self._start(args, variables)
         if "ansible_job_id" not in job:
             return job
-        reached, pause = time.monotonic(), POLL
+        reached, pause, lost = time.monotonic(), POLL, 0
         while True:
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_POLL)
@@ -148,11 +153,12 @@ class ActionModule(ActionBase):
                         self._status(job, variables, mode="cleanup")
                     return {key: value for key, value in status.items() if key not in ASYNC_KEYS}
                 self._fetch(path, watcher)
-                reached = time.monotonic()
+                reached, lost = time.monotonic(), 0
             except AnsibleConnectionFailure as exc:
                 if time.monotonic() - reached > patience:
                     raise
-                if watcher and pause >= LONGEST_POLL:
+                lost += 1
+                if watcher and lost == 2:
                     watcher.say_lost(str(exc).splitlines()[0][:200])
                 with contextlib.suppress(Exception):  # a connection that cannot be reset is opened anew by the next poll
                     self._connection.reset()

@@ -1,0 +1,35 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stand-in that only makes progress, for the tests of the action plugin."""
+
+from __future__ import annotations
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration.progress import Progress
+
+
+def main() -> None:
+    """Make progress for some seconds."""
+    module = AnsibleModule(
+        argument_spec={"progress_file": {"type": "path"}, "fail": {"type": "bool", "default": False}, "seconds": {"type": "float", "default": 2}},
+        supports_check_mode=True,
+    )
+    progress = Progress(module.params["progress_file"], interval=0.1)
+    steps = int(module.params["seconds"] * 10)
+    for step in range(steps + 1):
+        progress.update("migrate", "users", step * 120_000, steps * 120_000)
+        if step == steps // 2:
+            progress.note("migrate", "paused: CPU 91 %")
+        time.sleep(0.1)
+    if module.params["fail"]:
+        module.fail_json(msg="bad")
+    module.exit_json(changed=True, checked=module.check_mode)
+
+
+if __name__ == "__main__":
+    main()
