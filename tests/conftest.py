@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import ansible.modules
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
+sys.path.append(str(PROJECT / "tests" / "monolith"))  # for edulink.accounts
 ansible.modules.__path__.append(str(PROJECT / "library"))
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
