@@ -1,0 +1,121 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prove, by reading only, that every row will fit and nothing is in the way."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pg_preflight
+short_description: Prove that a migration can run before a byte moves
+description:
+  - Checks every row of every mapping's projection against the services' schema SQL, with set-based queries on the source.
+  - Checks that the mappings cover every source column, and that servers, privileges and this runner are ready.
+  - Reads the source and the targets; writes the outcome, and the planned migration, into the control database only.
+author: The Edulink migration project
+options:
+  plan:
+    description: The plan, as M(migration_plan) returned it.
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases, as the filter C(migration_connections) makes them.
+    type: dict
+    required: true
+  bin_dir:
+    description: The folder with pg_dump and pg_restore; the PATH when it is not set.
+    type: path
+  quarantine_cap:
+    description: Above this many quarantined rows, dependants included, preflight stops.
+    type: int
+    default: 100000
+requirements:
+  - psycopg2 (on the runner)
+attributes:
+  check_mode:
+    support: full
+    description: Reads and judges all the same; records nothing.
+  diff_mode:
+    support: none
+    description: Changes no data.
+  idempotent:
+    support: full
+    description: A further run with the same plan adds a record and changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Prove that every row will fit
+  pg_preflight:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+  register: __preflight_result
+"""
+
+RETURN = r"""
+passed:
+  description: Whether no finding has the level stop.
+  type: bool
+  returned: success
+run_id:
+  description: The planned or open migration, or C(preflight) in check mode before there is one.
+  type: str
+  returned: success
+report:
+  description: The findings (stop first), rows of each part, seconds, estimates and dependencies. Keys of rows, never values.
+  type: dict
+  returned: success
+"""
+
+from contextlib import closing
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import control
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.gates import PREFLIGHT
+from ..module_utils.migration.preflight import run as preflight
+
+
+def run(module: AnsibleModule) -> dict[str, object]:
+    """Return the module's result; MigrationError when a database cannot be reached or another plan is open."""
+    context = Context.from_params(module.params, module.check_mode)
+    digest = context.plan.digest
+    options = preflight.Options(bin_dir=module.params["bin_dir"], quarantine_cap=module.params["quarantine_cap"])
+    preflight.require_reachable(context)
+    with closing(control.connect(context.control, readonly=True)) as connection:
+        live = control.current(connection)
+        if live is not None and live.state == "open":
+            control.require_open(connection, digest)
+    report = preflight.run(context, options, live)
+    changed = report.passed and (live is None or live.plan_digest != digest)
+    detail = report.detail()
+    if context.check:
+        return {"changed": changed, "passed": report.passed, "run_id": live.run_id if live else PREFLIGHT, "report": detail}
+    with closing(control.connect(context.control)) as connection:
+        migration = control.plan(connection, digest, context.plan.fingerprint) if report.passed else live
+        outcome = "passed" if report.passed else "failed"
+        control.record(connection, PREFLIGHT, outcome, detail, migration=migration, plan_digest=digest)
+    return {"changed": changed, "passed": report.passed, "run_id": migration.run_id if migration else PREFLIGHT, "report": detail}
+
+
+def main() -> None:
+    """Read the options, look at everything, report."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONTEXT_SPEC,
+            "bin_dir": {"type": "path"},
+            "quarantine_cap": {"type": "int", "default": 100000},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What can go wrong when a value of one type becomes a column of another; pure.
+
+Two questions for a pair of types: for which values does PostgreSQL's cast raise an error, and for which does it accept
+another value. Each answer is an SQL condition over the source value. Sources: PostgreSQL manual, chapter 8 "Data Types";
+utils/adt/{int,numeric,float,varchar,timestamp,jsonb}.c for rounding and range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..contract import ColumnSpec
+from ..quote import literal
+
+INTEGERS = {"smallint": (-(2**15), 2**15 - 1), "integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
+FLOATS = ("real", "double precision")
+TEXTS = ("text", "character varying", "bpchar", "character", "name", "citext")
+STAMPS = ("timestamp without time zone", "timestamp with time zone")
+PRECISE = (*STAMPS, "time without time zone", "time with time zone", "interval")
+INPUT_IS_VALID = 160000  # pg_input_is_valid() came with PostgreSQL 16
+_NULL_ESCAPE = r"(^|[^\\])(\\\\)*\\u0000"
+_STRING = r'"([^"\\]|\\.)*"'
+# Pairs whose cast cannot fail and keeps the value.
+_LOSSLESS = {
+    ("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint"), ("boolean", "integer"),
+    ("smallint", "numeric"), ("integer", "numeric"), ("bigint", "numeric"), ("smallint", "real"), ("smallint", "double precision"),
+    ("integer", "double precision"), ("real", "double precision"), ("timestamp with time zone", "timestamp without time zone"),
+    ("timestamp without time zone", "timestamp with time zone"), ("jsonb", "json"), ("uuid", "bytea"), ("cidr", "inet"),
+    ("time without time zone", "time with time zone"), ("time without time zone", "interval"), ("bit", "bit varying"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An SQL condition that is true for the rows that break `rule`; `message` says how."""
+
+    rule: str
+    sql: str
+    message: str
+
+
+def impossible(raw: str, source: str, column: ColumnSpec, version: int) -> tuple[Condition, ...]:
+    """Return the conditions under which casting `raw` (of type `source`) to the column's wire type raises an error.
+
+    What is not listed is found by trying: the scan evaluates the cast for every row.
+    """
+    wire = column.wire_type
+    if column.enum_labels is not None:
+        labels = ", ".join(literal(label) for label in column.enum_labels)
+        return (Condition("type", f"({raw})::text NOT IN ({labels})", f"is no label of {column.type}"),)
+    if source == wire or (source, wire) in _LOSSLESS or wire in TEXTS or _spelled(source) == _spelled(wire):
+        return ()
+    if wire in INTEGERS and source in (*INTEGERS, "numeric", *FLOATS):
+        return (Condition("range", _outside(raw, source, wire), f"is outside the range of {wire}"),)
+    if (source, wire) == ("double precision", "real"):
+        tests = f"abs({raw}) >= 3.4028235677973366e38::float8 AND abs({raw}) <> 'Infinity' AND ({raw}) <> 'NaN'"
+        tiny = f"({raw}) <> 0 AND abs({raw}) <= 7.006492321624085e-46::float8"
+        return (Condition("range", f"(({tests}) OR ({tiny}))", f"is outside the range of {wire}"),)
+    if source == "date" and wire in STAMPS:
+        return (Condition("range", f"(({raw}) > DATE '294276-12-31' AND isfinite({raw}))", f"is outside the range of {wire}"),)
+    if source in STAMPS and wire in ("date", "time without time zone"):
+        return ()
+    if source == "numeric" and wire in FLOATS and version < INPUT_IS_VALID:
+        largest, least = ("3.4028235677973366e38", "7.006492321624085e-46") if wire == "real" else ("1.7976931348623158079e308", "2.4703282292062327e-324")
+        tests = f"(abs({raw}) >= {largest} AND abs({raw}) <> 'Infinity' AND ({raw}) <> 'NaN') OR (({raw}) <> 0 AND abs({raw}) <= {least})"
+        return (Condition("range", f"({tests})", f"is outside the range of {wire}"),)
+    if source == "numeric" and wire in FLOATS:
+        return (Condition("range", f"NOT pg_input_is_valid(({raw})::text, {literal(wire)})", f"is outside the range of {wire}"),)
+    if source in ("json", *TEXTS) and version >= INPUT_IS_VALID:
+        zero = f"({raw})::text ~ {literal(_NULL_ESCAPE)}"
+        bad = f"NOT pg_input_is_valid(({raw})::text, {literal(wire)})"
+        if wire == "jsonb":
+            return (
+                Condition("encoding", f"({zero} AND {bad})", "holds the escaped zero byte \\u0000, which jsonb refuses"),
+                Condition("type", f"({bad} AND NOT {zero})", "is not valid jsonb"),
+            )
+        return (Condition("type", bad, f"is not valid as {wire}"),)
+    if source == "json" and wire == "jsonb":
+        return (Condition("encoding", f"({raw})::text ~ {literal(_NULL_ESCAPE)}", "holds the escaped zero byte \\u0000, which jsonb refuses"),)
+    return ()
+
+
+def refused(value: str, column: ColumnSpec) -> tuple[Condition, ...]:
+    """Return the conditions under which the column refuses a `value` of its wire type because of its modifier."""
+    base = column.wire_type.removesuffix("[]")
+    one = "item" if column.wire_type.endswith("[]") else value
+    found: list[Condition] = []
+    if column.length is not None and base in TEXTS:
+        found.append(Condition("length", f"char_length(rtrim(({one})::text, ' ')) > {column.length}", f"is longer than {column.length} characters"))
+    elif column.length is not None and base == "bit varying":
+        fixed = _base(column).startswith("bit(")
+        found.append(Condition("length", f"length({one}) {'<>' if fixed else '>'} {column.length}", f"has not the length of {_base(column)}"))
+    elif column.precision is not None and base == "numeric":
+        scale = column.scale or 0
+        limit = f"1e{column.precision - scale}::numeric"
+        found.append(
+            Condition("range", f"(({one}) <> 'NaN' AND abs(round({one}, {scale})) >= {limit})", f"does not fit numeric({column.precision},{scale})")
+        )
+    return tuple(_each(condition, value, column) for condition in found)
+
+
+def changed(raw: str, source: str, value: str, column: ColumnSpec, *, declared_text: bool = False) -> tuple[Condition, ...]:
+    """Return the conditions under which PostgreSQL accepts the row, but stores another value.
+
+    `value` is the (safe) value of the wire type. `declared_text`: the raw value is the plain source column.
+    """
+    wire = column.wire_type
+    base = wire.removesuffix("[]")
+    one = "item" if wire.endswith("[]") else value
+    found: list[Condition] = []
+    if base in TEXTS and column.length is not None:
+        if base in ("bpchar", "character") and source not in ("bpchar", "character"):
+            found.append(Condition("changed", f"({raw})::text <> rtrim(({raw})::text, ' ')", "loses its trailing blanks"))
+        elif base not in ("bpchar", "character"):
+            over = f"char_length(({one})::text) > {column.length} AND char_length(rtrim(({one})::text, ' ')) <= {column.length}"
+            found.append(Condition("changed", f"({over})", "loses trailing blanks beyond its length"))
+    elif base == "numeric" and column.precision is not None:
+        found.append(Condition("changed", f"({one}) <> round({one}, {column.scale or 0})", f"is rounded to {column.scale or 0} decimals"))
+    elif base in PRECISE and column.precision is not None and column.precision < 6:
+        kind = _base(column).removesuffix("[]")
+        found.append(Condition("changed", f"({one}) <> ({one})::{kind}", f"is rounded to {column.precision} digits of a second"))
+    result = [_each(condition, value, column) if one == "item" else condition for condition in found]
+    result += _converted(raw, source, value, wire)
+    return tuple(result)
+
+
+def _converted(raw: str, source: str, value: str, wire: str) -> list[Condition]:
+    if source == wire or (source, wire) in _LOSSLESS:
+        return []
+    if wire in INTEGERS and source in ("numeric", *FLOATS):
+        return [Condition("changed", f"({value}) <> ({raw})", f"is rounded to a whole number by {wire}")]
+    if wire in (*FLOATS, "numeric") and source in (*INTEGERS, *FLOATS, "numeric"):
+        return [Condition("changed", f"({value})::{source} <> ({raw})", f"is not exact as {wire}")] if source not in INTEGERS else [
+            Condition("changed", f"({value})::numeric <> ({raw})::numeric", f"is not exact as {wire}")
+        ]
+    if source in STAMPS and wire == "date":
+        return [Condition("changed", f"({value})::{source} <> ({raw})", "loses its time of day")]
+    if source in STAMPS and wire == "time without time zone":
+        return [Condition("changed", f"({raw}) IS NOT NULL", "loses its date")]
+    if source == "integer" and wire == "boolean":
+        return [Condition("changed", f"({raw}) NOT IN (0, 1)", "is neither 0 nor 1")]
+    if wire == "jsonb" and source in ("json", *TEXTS):
+        pairs = f"{_colons(f'({raw})::text')} <> {_colons(f'({value})::text')}"
+        return [Condition("changed", pairs, "loses duplicate keys of an object")]
+    return []
+
+
+def _colons(text: str) -> str:
+    bare = f"regexp_replace({text}, {literal(_STRING)}, '', 'g')"
+    return f"(char_length({bare}) - char_length(replace({bare}, ':', '')))"
+
+
+def _outside(raw: str, source: str, wire: str) -> str:
+    low, high = INTEGERS[wire]
+    if source in INTEGERS:
+        return f"({raw}) NOT BETWEEN {low} AND {high}"
+    if source == "numeric":
+        return f"round({raw}) NOT BETWEEN {low} AND {high}"
+    return f"NOT (round(({raw})::float8) >= '{low}'::float8 AND round(({raw})::float8) < '{high + 1}'::float8)"
+
+
+def _each(condition: Condition, value: str, column: ColumnSpec) -> Condition:
+    if not column.wire_type.endswith("[]"):
+        return condition
+    return Condition(condition.rule, f"EXISTS (SELECT FROM unnest({value}) AS item WHERE {condition.sql})", f"has an item that {condition.message}")
+
+
+def _base(column: ColumnSpec) -> str:
+    return column.domain.base if column.domain else column.type
+
+
+def _spelled(name: str) -> str:
+    return {"character": "bpchar"}.get(name, name)

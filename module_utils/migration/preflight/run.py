@@ -1,0 +1,111 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole preflight: connect, read, judge. Writes nothing; the caller records the outcome."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from .. import control as records
+from .. import ddl, driver
+from ..context import Context
+from ..contract import Contract
+from ..errors import MigrationError
+from . import coverage, readiness, scan, source_catalog
+from .findings import STOP, Finding, ordered, stops
+from .readiness import require_reachable
+
+__all__ = ["Options", "Report", "require_reachable", "run"]
+
+APPLICATION_NAME = "edulink-migration preflight"
+# Large generated expressions make just-in-time compilation slower than running them; sorts of keys fit 64 MB.
+GENTLE = {"jit": "off", "work_mem": "64MB", "lock_timeout": "5s"}
+ANY_TIME = "2000-01-01 00:00:00"  # stands for the plan's timestamp before one is pinned
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the operator chose."""
+
+    bin_dir: str | None = None
+    quarantine_cap: int = 100_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """What preflight found; `detail` is for the records and preflight.json."""
+
+    findings: tuple[Finding, ...]
+    rows: dict[tuple[str, str], int]
+    seconds: dict[str, float]
+    extra: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Return whether it is safe to go on."""
+        return stops(self.findings) == 0
+
+    def detail(self) -> dict[str, Any]:
+        """Return the report as JSON can carry it; no values of rows."""
+        return {
+            "findings": [item.to_dict() for item in self.findings],
+            "rows": [{"target": target, "part": part, "rows": count} for (target, part), count in self.rows.items()],
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            **self.extra,
+        }
+
+
+def run(context: Context, options: Options, live: records.Migration | None) -> Report:
+    """Return what preflight finds; MigrationError when a database cannot be reached."""
+    clock: dict[str, float] = {}
+    started = time.monotonic()
+
+    def lap(name: str) -> None:
+        nonlocal started
+        now = time.monotonic()
+        clock[name] = now - started
+        started = now
+
+    findings: list[Finding] = []
+    extra: dict[str, Any] = {}
+    rows: dict[tuple[str, str], int] = {}
+    with ExitStack() as stack:
+        plan_time = live.plan_time if live else ANY_TIME
+        source = stack.enter_context(closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=GENTLE, autocommit=True)))
+        targets = {
+            name: stack.enter_context(closing(context.connect_target(name, APPLICATION_NAME, readonly=True, settings=GENTLE, autocommit=True)))
+            for name in context.plan.services
+        }
+        control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
+        found, _source_server, _servers = readiness.check(context, source, targets, control, options.bin_dir)
+        findings += found
+        lap("readiness")
+        with driver.database_errors(context.source.place, "reading the catalog"):
+            catalog = source_catalog.read(source, context.source.schema)
+            called = coverage.volatile_names(context.plan)
+            findings += coverage.check_volatile(called, readiness.volatile_functions(source, called))
+        findings += coverage.check(context.plan, catalog)
+        findings += _drift(context)
+        lap("coverage")
+        scanned = scan.run(source, context.plan, catalog)
+        findings += scanned.findings
+        rows = scanned.rows
+        lap("contract")
+    return Report(ordered(findings), rows, clock, extra)
+
+
+def _drift(context: Context) -> list[Finding]:
+    """Return where an existing target differs from the contract."""
+    findings = []
+    for service, data in context.plan.contracts:
+        contract = Contract.from_dict(data)
+        try:
+            with closing(ddl.connect(context.targets[service], contract, readonly=True)) as connection:
+                ddl.plan_schema(connection, contract)
+        except MigrationError as exc:
+            findings.append(Finding(STOP, service, "drift", str(exc), f"bring the database and roles/schema/files/{service} together"))
+    return findings

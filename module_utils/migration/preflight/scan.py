@@ -1,0 +1,234 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ask the source: one pass over each part's source, then the first keys of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import driver
+from ..errors import MigrationError
+from ..plan import Part, Plan, Target
+from .contract_checks import Check, PartScan, Unique, build_scan, build_uniques, raw_expressions, scanned
+from .findings import INFO, STOP, WARN, Finding
+from .source_catalog import SourceCatalog
+
+FIRST = 5  # keys named for each finding
+BATCH = 300  # conditions in one statement; PostgreSQL's limit is 1664 result columns
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What the scans found: rows for each (target, part), findings, and the scans themselves for what builds on them."""
+
+    rows: dict[tuple[str, str], int]
+    findings: tuple[Finding, ...]
+    scans: tuple[PartScan, ...]
+    uniques: tuple[Unique, ...]
+
+
+def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog) -> tuple[tuple[PartScan, ...], list[Finding]]:
+    """Return every part's scan, and a finding for each part whose SQL the source does not understand."""
+    version = connection.server_version
+    scans: list[PartScan] = []
+    findings: list[Finding] = []
+    names: dict[int, str] = {}
+    for target, part in scanned(plan):
+        if any(name not in source.tables for name in part.tables):
+            continue  # coverage has said so
+        try:
+            types = _types(connection, raw_expressions(target, part), part.source(source.schema), names)
+            with driver.database_errors(part.label, "reading the projection"):
+                driver.rows(connection, f"{part.select(source.schema)} LIMIT 0")
+            scan = build_scan(plan, target, part, source.schema, types, source.primary_keys, version)
+            with driver.database_errors(part.label, "building the checks"):
+                driver.rows(connection, f"SELECT 1 FROM {scan.source} LIMIT 0")
+        except MigrationError:
+            findings += _diagnose(connection, target, part, source.schema)
+            continue
+        scans.append(scan)
+    return tuple(scans), findings
+
+
+def run(connection: driver.Connection, plan: Plan, source: SourceCatalog) -> Scanned:
+    """Return what the rows of the source break."""
+    scans, findings = prepare(connection, plan, source)
+    rows: dict[tuple[str, str], int] = {}
+    for scan in scans:
+        count, found = _scan(connection, scan)
+        rows[scan.target.name, scan.part.name] = count
+        findings += found
+    uniques = []
+    for target in plan.targets:
+        mine = [scan for scan in scans if scan.target is target]
+        if not mine:
+            continue
+        for unique in build_uniques(plan, target, mine, source.proven):
+            uniques.append(unique)
+            findings += _unique(connection, unique)
+    return Scanned(rows, tuple(findings), scans, tuple(uniques))
+
+
+def _types(connection: driver.Connection, expressions: Sequence[str], source: str, names: dict[int, str]) -> list[str]:
+    with driver.database_errors("the source", "describing the mapping's columns"), connection.cursor() as cursor:
+        cursor.execute(f"SELECT {', '.join(expressions)} FROM {source} LIMIT 0")
+        codes = [item.type_code for item in cursor.description]
+    missing = [code for code in set(codes) if code not in names]
+    if missing:
+        names.update(driver.rows(connection, "SELECT oid::int8, format_type(oid, NULL) FROM pg_type WHERE oid = ANY (%s::oid[])", (missing,)))
+    return [names[code] for code in codes]
+
+
+def _diagnose(connection: driver.Connection, target: Target, part: Part, schema: str) -> list[Finding]:
+    """Return which of a part's columns the source does not understand, by asking for each alone."""
+    findings = []
+    for cell in part.cells:
+        for expression in (cell.key or "NULL", cell.sql):
+            try:
+                with driver.database_errors(part.label, cell.name):
+                    driver.rows(connection, f"SELECT {expression} FROM {part.source(schema)} LIMIT 0")
+            except MigrationError as exc:
+                findings.append(
+                    Finding(STOP, cell.place or part.label, "type", f"{str(exc).partition(f'{cell.name}: ')[2]}", f"correct the mapping of {target.name}.{cell.name}", target.name, cell.name)
+                )
+                break
+    return findings or [Finding(STOP, part.label, "type", "the source does not understand the mapping's SQL together with its parents", "check 'map' and 'parents': both sides of a reference need the same kind of type", target.name)]
+
+
+def _scan(connection: driver.Connection, scan: PartScan) -> tuple[int, list[Finding]]:
+    total = 0
+    counts: list[int] = []
+    try:
+        for start in range(0, max(len(scan.checks), 1), BATCH):
+            some = scan.checks[start : start + BATCH]
+            columns = ["count(*)", *(f"count(*) FILTER (WHERE {check.sql})" for check in some)]
+            columns += [f"count({sql})" for _, sql in scan.tries] if start == 0 else []
+            with driver.database_errors(scan.part.label, "checking its rows"):
+                row = driver.rows(connection, f"SELECT {', '.join(columns)} FROM {scan.source}")[0]
+            total = row[0]
+            counts += row[1 : 1 + len(some)]
+    except MigrationError:
+        return _one_by_one(connection, scan)
+    return total, [_finding(connection, scan, check, count) for check, count in zip(scan.checks, counts, strict=True) if count]
+
+
+def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, list[Finding]]:
+    """Return what can be said when some expression raised an error for some row: each check alone, the culprits named."""
+    findings: dict[str, Finding] = {}
+    for name, sql in scan.tries:
+        try:
+            with driver.database_errors(scan.part.label, name):
+                driver.rows(connection, f"SELECT count({sql}) FROM {scan.source}")
+        except MigrationError as exc:
+            findings[name] = _culprit(connection, scan, name, sql, str(exc).partition(f"{name}: ")[2])
+    for check in scan.checks:
+        if check.column in findings:
+            continue
+        try:
+            with driver.database_errors(scan.part.label, check.column):
+                count = driver.scalar(connection, f"SELECT count(*) FILTER (WHERE {check.sql}) FROM {scan.source}")
+            if count:
+                findings[f"{check.column}.{check.rule}.{check.message}"] = _finding(connection, scan, check, count)
+        except MigrationError as exc:
+            said = str(exc).partition(f"{check.column}: ")[2]
+            findings[check.column] = Finding(
+                STOP, check.place, check.rule, f"{check.message}: the source cannot tell ({said})", "simplify the constraint or the mapping", scan.target.name, check.column
+            )
+    try:
+        with driver.database_errors(scan.part.label, "counting its rows"):
+            total = driver.scalar(connection, f"SELECT count(*) FROM {scan.base}")
+    except MigrationError as exc:
+        return 0, [*findings.values(), Finding(STOP, scan.part.label, "type", str(exc), "correct the query", scan.target.name)]
+    return total, list(findings.values())
+
+
+def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str, said: str) -> Finding:
+    """Return a finding for an expression that raises, with the first key found by halving the rows."""
+    cell = scan.values[name].cell
+    low, high = 0, int(driver.scalar(connection, f"SELECT count(*) FROM {scan.base}"))
+    while high - low > 1:
+        middle = (low + high) // 2
+        rows = f"SELECT src.* FROM {scan.base} ORDER BY {scan.order} OFFSET {low} LIMIT {middle - low}"
+        try:
+            with driver.database_errors(scan.part.label, name):
+                driver.rows(connection, f"SELECT count({sql}) FROM ({rows}) AS src")
+            low = middle
+        except MigrationError:
+            high = middle
+    keys = driver.rows(connection, f"SELECT {scan.part.key_text} FROM {scan.base} ORDER BY {scan.order} OFFSET {low} LIMIT 1")
+    return Finding(
+        STOP, cell.place or scan.part.label, "type", f"at least one row: the source cannot make {cell.type} of it ({said})",
+        "correct the rows in the source, or write an expression that holds for every row", scan.target.name, name, None, tuple(str(row[0]) for row in keys),
+    )  # fmt: skip
+
+
+def first_keys(connection: driver.Connection, scan: PartScan, check: Check) -> tuple[str, ...]:
+    """Return the source keys of the first rows that a check is true for."""
+    statement = f"SELECT {scan.part.key_text} FROM {scan.source} WHERE {check.sql} ORDER BY {scan.order} LIMIT {FIRST}"
+    return tuple("NULL" if row[0] is None else str(row[0]) for row in driver.rows(connection, statement))
+
+
+def _finding(connection: driver.Connection, scan: PartScan, check: Check, count: int) -> Finding:
+    level, next_step = _level(check, scan.target)
+    with driver.database_errors(scan.part.label, f"naming rows of {check.column}"):
+        keys = first_keys(connection, scan, check)
+    return Finding(level, check.place, check.rule, check.message, next_step, scan.target.name, check.column, count, keys)
+
+
+def _level(check: Check, target: Target) -> tuple[str, str]:
+    if check.level == INFO:
+        return INFO, ""
+    if check.rejects:
+        return WARN, "quarantined by policy, with what depends on them: they go to migration.rejects"
+    if check.level == WARN:
+        return WARN, "make sure that the service can live with it"
+    if target.bookkeeping:
+        return STOP, "correct the rows in the source"
+    return STOP, f"correct the rows in the source, or choose in the mapping: policies: {{{check.column}: {{{check.rule}: quarantine}}}}"
+
+
+def _unique(connection: driver.Connection, unique: Unique) -> list[Finding]:
+    keys = unique.keys
+    with driver.database_errors(unique.target.name, f"looking for duplicates of {unique.name}"):
+        if unique.fold:
+            statement = (
+                "SELECT coalesce(sum(extra), 0), coalesce(sum(dup), 0), coalesce(sum(variants) FILTER (WHERE variants > 1), 0) FROM ("
+                "SELECT count(*) AS variants, sum(n - 1) AS extra, sum(n) FILTER (WHERE n > 1) AS dup FROM ("
+                f"SELECT v1, count(*) AS n FROM ({unique.rows}) AS every GROUP BY v1) AS each GROUP BY lower(v1::text)) AS folded"
+            )
+        else:
+            statement = (
+                "SELECT coalesce(sum(n - 1), 0), coalesce(sum(n), 0), 0 FROM ("
+                f"SELECT count(*) AS n FROM ({unique.rows}) AS every GROUP BY {keys} HAVING count(*) > 1) AS each"
+            )
+        _extra, duplicates, variants = driver.rows(connection, statement)[0]
+        findings = []
+        if duplicates:
+            named = driver.rows(
+                connection,
+                f"SELECT source_key FROM (SELECT source_key, count(*) OVER (PARTITION BY {keys}) AS n FROM ({unique.rows}) AS every) AS each"
+                f" WHERE n > 1 ORDER BY length(source_key), source_key LIMIT {FIRST}",
+            )
+            rejects = unique.policy is not None and unique.policy.policy == "quarantine"
+            label = ", ".join(unique.columns)
+            next_step = (
+                "quarantined by policy: of each value the row with the lowest key is carried, the others go to migration.rejects"
+                if rejects
+                else f"correct the rows in the source, or choose in the mapping: policies: {{{unique.columns[0]}: {{unique: quarantine}}}}"
+            )
+            findings.append(
+                Finding(WARN if rejects else STOP, unique.place, "unique", f"has values that more than one row holds ({unique.name} is unique)", next_step, unique.target.name, label, int(duplicates), tuple(str(row[0]) for row in named))
+            )
+        if variants:
+            named = driver.rows(
+                connection,
+                "SELECT source_key FROM (SELECT source_key, min(v1::text) OVER w <> max(v1::text) OVER w AS differ"
+                f" FROM ({unique.rows}) AS every WINDOW w AS (PARTITION BY lower(v1::text))) AS each"
+                f" WHERE differ ORDER BY length(source_key), source_key LIMIT {FIRST}",
+            )
+            findings.append(
+                Finding(WARN, unique.place, "case", "differ in upper and lower case only", "make sure that the service compares as the monolith did", unique.target.name, unique.columns[0], int(variants), tuple(str(row[0]) for row in named))
+            )
+    return findings
