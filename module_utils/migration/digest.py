@@ -1,0 +1,208 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Digest rows: one canonical form on both sides, two 64-bit lanes a row, buckets by the leading bits of the id.
+
+A row enters as record_send(ROW(id, column, ...)): the number of columns, then for each its type's OID, its length (-1 for
+NULL) and the value as the type's send function writes it, text in the client encoding (UTF8). So NULL and '' differ, no two
+rows have one form, numeric keeps its scale, json its text and an 8-byte timestamp all its bits; nothing is folded, and a
+value cannot cross into the next column. An id is sent by uuid_send() on a target and is 16 bytes of bytea on the source.
+The digest of the whole form is taken at once, so a bucket's sum is not linear in any column.
+
+`record` hashes that form twice with PostgreSQL's own 64-bit hash (hash_record_extended of a record of one bytea, with two
+seeds); `sha256` cuts two lanes from sha256(). Nothing promises that the first stays the same between major versions, nor
+send functions for ever: handshake() compares golden vectors of every type in use on all servers. A type whose wire form
+disagrees enters as text, and when the hash disagrees the digest is sha256.
+Source: PostgreSQL manual 8.16, 9.4, 36.4; its source rowtypes.c (record_send, hash_record_extended), hashfn.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from . import driver
+from .errors import MigrationError
+from .plan import Part, Target
+from .quote import ident, literal
+
+RECORD, SHA256, AUTO = "record", "sha256", "auto"
+SEEDS = (8231976, 7041776)
+ID_OFFSET = 12  # in record_send()'s form: columns (4), type (4), length (4), then the first column, which is the id
+MOST_BITS = 16
+ROWS_A_BUCKET = 48  # fewer: more groups, which cost more than the hashes; more: more rows to open for each difference
+TEXT_TYPES = ("text", "character varying", "character", "bpchar", "name", "citext")
+
+# Values of a type that a careless form would confuse; bytea's lengths pass every branch of the hash (12-byte blocks and tails).
+_TEXT = ("", " ", "a", "A", "abcdefghijkl", "abcdefghijklm", "0" * 40, "é", "e\u0301", "日本語", "👩🏽‍🎓", "\\", "'\"\n\t\r")
+_NUMBERS = ("0", "1", "-1", "1.0", "1.00", "0.000001", "-99.95", "12345678901234567890.123456789", "NaN")
+_JSON = ("null", "{}", "[]", '""', '{"a": 1, "b": [true, null, 1.10]}', '{"": "\u00e9"}', "-0.0", "1e3")
+_TIMES = ("0001-01-01 00:00:00", "1970-01-01 00:00:00", "2000-01-01 00:00:00", "2024-02-29 23:59:59.999999", "9999-12-31 23:59:59.999999", "infinity", "4713-01-01 00:00:00 BC")
+_DATES = ("0001-01-01", "1970-01-01", "2000-02-29", "9999-12-31", "infinity", "4713-01-01 BC")
+_FLOATS = ("0", "-0", "1", "0.1", "-1.5", "Infinity", "NaN", "1e-30")
+GOLDEN: Mapping[str, tuple[str, ...]] = {
+    "boolean": ("true", "false"),
+    "smallint": ("0", "1", "-1", "32767", "-32768"),
+    "integer": ("0", "1", "-1", "2147483647", "-2147483648"),
+    "bigint": ("0", "1", "-1", "9223372036854775807", "-9223372036854775808", "4294967296"),
+    "numeric": _NUMBERS,
+    "real": _FLOATS,
+    "double precision": (*_FLOATS, "1e-300", "0.30000000000000004"),
+    "date": _DATES,
+    "time without time zone": ("00:00:00", "23:59:59.999999", "24:00:00"),
+    "time with time zone": ("00:00:00+00", "23:59:59.999999-11:30"),
+    "timestamp without time zone": _TIMES,
+    "timestamp with time zone": tuple(value if value == "infinity" else value.replace(" BC", "+00 BC") if "BC" in value else value + "+00" for value in _TIMES),
+    "interval": ("0", "1 mon", "30 days", "720:00:00", "-1 day 00:00:00.000001"),
+    "uuid": ("00000000-0000-0000-0000-000000000000", "0188d3a1-2b3c-8d4e-8f60-ffffffffffff"),
+    "json": (*_JSON, '{"a":1,"a":2}', '{ "a" : 1 }'),
+    "jsonb": _JSON,
+    "bytea": tuple("\\x" + "00ff7f80" [: 2 * (n % 5)] + "a5" * n for n in (0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 15, 16, 23, 24, 25, 40)),
+    "inet": ("0.0.0.0/0", "10.1.2.3", "::1", "2001:db8::/32"),
+    "text": _TEXT,
+}
+
+
+@dataclass(frozen=True)
+class Digest:
+    """How rows are digested: the method, the types that enter as text, and why it is so."""
+
+    method: str
+    as_text: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """Return how reports name it."""
+        return "sha256 of the record's wire form, two lanes" if self.method == SHA256 else "64-bit hash of the record's wire form, two seeds"
+
+    @property
+    def lanes(self) -> tuple[str, str]:
+        """Return the SQL of the lanes of a form that lane_source() brought in."""
+        if self.method == SHA256:
+            return ("('x' || encode(substring(d FROM 1 FOR 8), 'hex'))::bit(64)::bigint", "('x' || encode(substring(d FROM 9 FOR 8), 'hex'))::bit(64)::bigint")
+        first, second = (f"hash_record_extended(ROW(r), {seed})" for seed in SEEDS)
+        return first, second
+
+    def forms(self, row: str) -> str:
+        """Return the joins that bring in r, the form of a row, and d when the method needs it; computed once for a row."""
+        form = f" CROSS JOIN LATERAL (SELECT {row} AS r OFFSET 0) AS form"
+        return form + (" CROSS JOIN LATERAL (SELECT sha256(r) AS d OFFSET 0) AS hash" if self.method == SHA256 else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The canonical columns of one side of a table: SQL by column, the id first. `source` is the FROM item."""
+
+    source: str
+    id: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def form(self, id_sql: str | None = None) -> str:
+        """Return the SQL of the row's form."""
+        return f"record_send(ROW({', '.join([id_sql or self.id, *self.columns.values()])}))"
+
+    def column_digests(self) -> str:
+        """Return the SQL of an array with the digest of each column, in order."""
+        each = (f"encode(sha256(record_send(ROW({sql}))), 'hex')" for sql in self.columns.values())
+        return f"ARRAY[{', '.join(each)}]::text[]"
+
+
+def canonical(sql: str, kind: str, as_text: Sequence[str] = ()) -> str:
+    """Return the SQL of a value in the form in which it is digested."""
+    if kind == "bytea":
+        return sql
+    if kind == "uuid":
+        return f"uuid_send({sql})"
+    if kind in TEXT_TYPES or kind in as_text or not known(kind):
+        return f"({sql})::text"
+    return f"({sql})::{kind}"
+
+
+def known(kind: str) -> bool:
+    """Tell whether a type has golden vectors; a type that has none enters as text."""
+    return kind in GOLDEN
+
+
+def source_row(target: Target, part: Part, schema: str, digest: Digest) -> Row:
+    """Return the canonical row of a part's projection."""
+    cells = {cell.name: canonical(cell.sql, cell.type, digest.as_text) for cell in part.cells}
+    own = cells.pop(target.id_column)
+    return Row(part.source(schema), own, {name: cells[name] for name in target.columns if name in cells})
+
+
+def target_row(target: Target, digest: Digest) -> Row:
+    """Return the canonical row of a target table (alias t)."""
+    kinds = {cell.name: "uuid" if cell.is_id else cell.type for cell in target.parts[0].cells}
+    columns = {name: canonical(f"t.{ident(name)}", kinds[name], digest.as_text) for name in target.columns if name != target.id_column}
+    return Row(f"{target.qualified} AS t", f"uuid_send(t.{ident(target.id_column)})", columns)
+
+
+def bucket_of(bytes_sql: str, offset: int, bits: int) -> str:
+    """Return the SQL of the bucket: the leading bits of an id that starts at `offset` of some bytes."""
+    pair = f"(get_byte({bytes_sql}, {offset}) << 8 | get_byte({bytes_sql}, {offset + 1}))"
+    return f"{pair} >> {MOST_BITS - bits}" if bits < MOST_BITS else pair
+
+
+def bits_for(rows: float) -> int:
+    """Return how many leading bits make buckets of about ROWS_A_BUCKET rows."""
+    return max(0, min(MOST_BITS, int(rows / ROWS_A_BUCKET).bit_length()))
+
+
+def buckets(row: Row, digest: Digest, bits: int, where: str = "") -> str:
+    """Return the SELECT of (bucket, rows, lane sums), one scan of the side."""
+    first, second = digest.lanes
+    return (
+        f"SELECT b, count(*), sum(h1), sum(h2) FROM (SELECT {bucket_of('r', ID_OFFSET, bits)} AS b, {first} AS h1, {second} AS h2"
+        f" FROM {row.source}{digest.forms(row.form())}{where}) AS digested GROUP BY b"
+    )
+
+
+def opened(row: Row, digest: Digest, bits: int, numbers: Sequence[int] | None, extra: Sequence[str], where: str = "") -> str:
+    """Return the SELECT of (id, lanes, extra) of the rows in some buckets (None: of all); others pay for their id only."""
+    first, second = digest.lanes
+    chosen = "true"
+    if numbers is not None:
+        chosen = f"({bucket_of('i', 0, bits)} = ANY ('{{{','.join(map(str, numbers))}}}'::int[]) OR i IS NULL)"
+    columns = ", ".join(["encode(i, 'hex')", first, second, *extra])
+    return (
+        f"SELECT {columns} FROM {row.source} CROSS JOIN LATERAL (SELECT {row.id} AS i OFFSET 0) AS own"
+        f"{digest.forms(row.form('i'))}{where}{' AND ' if where else ' WHERE '}{chosen}"
+    )
+
+
+def handshake(sides: Mapping[str, driver.Connection], targets: Sequence[Target], wanted: str = AUTO) -> Digest:
+    """Agree on a digest with all servers, by golden vectors; `sides` are connections by name.
+
+    MigrationError when `record` is wanted and the servers disagree, or when they do not even agree on text.
+    """
+    kinds = sorted({"uuid" if cell.is_id else cell.type for target in targets for part in target.parts for cell in part.cells} | {"text", "bytea"})
+    answers = {name: driver.rows(connection, _vectors(kinds))[0] for name, connection in sides.items()}
+    first = next(iter(answers.values()))
+    disagree = [index for index in range(len(first)) if any(answer[index] != first[index] for answer in answers.values())]
+    as_text = tuple(kind for index, kind in enumerate(kinds) if 2 * index in disagree)
+    for index, kind in enumerate(kinds):
+        if 2 * index + 1 in disagree:
+            raise MigrationError(f"{', '.join(sides)}: the servers write golden values of type {kind} as different text; nothing can be compared")
+    hashes_agree = 2 * len(kinds) not in disagree
+    if wanted == RECORD and not hashes_agree:
+        raise MigrationError(f"{', '.join(sides)}: the servers disagree on golden vectors of hash_record_extended; set validate_digest to auto or sha256")
+    method = SHA256 if wanted == SHA256 or not hashes_agree else RECORD
+    reason = f"golden vectors of {len(kinds)} types agree on {len(sides)} servers" if hashes_agree else "the servers disagree on golden vectors of the record hash"
+    if as_text:
+        reason += f"; as text: {', '.join(as_text)}"
+    return Digest(method, as_text, reason)
+
+
+def _vectors(kinds: Sequence[str]) -> str:
+    """Return the SELECT of, for each type, the digests of its values' wire form and of their text; then the record hash."""
+    columns = []
+    for kind in kinds:
+        values = GOLDEN.get(kind, ())
+        wire = [canonical(f"{literal(value)}::{kind}", kind) for value in values] + [f"(NULL::{kind})" if known(kind) else "NULL::text"]
+        text = [f"({literal(value)}::{kind})::text" for value in values] + ["NULL::text"]
+        columns += [f"encode(sha256(record_send(ROW({', '.join(items)}))), 'hex')" for items in (wire, text)]
+    forms = [f"{literal(value)}::bytea" for value in GOLDEN["bytea"]]
+    hashes = [f"hash_record_extended(ROW({form}), {seed})::text" for form in forms for seed in SEEDS]
+    columns.append(f"concat_ws(',', {', '.join(hashes)})")
+    return f"SELECT {', '.join(columns)}"

@@ -1,0 +1,166 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read all databases at one consistent point each, with several connections a side that share an exported snapshot."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from . import driver
+from .context import Context
+from .errors import MigrationError
+from .plan import Target
+from .quote import literal
+
+APPLICATION_NAME = "edulink-migration validate"
+SETTINGS: Mapping[str, str] = {"work_mem": "64MB", "jit": "off"}
+
+Rows = list[tuple[Any, ...]]
+POSITION = (
+    "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,"
+    " txid_current_snapshot()::text, now()::text, current_setting('server_version')"
+)
+
+
+@dataclass
+class _Database:
+    """One database: its connections, the first of which holds the snapshot, and the threads that use them."""
+
+    name: str
+    place: str
+    connections: list[driver.Connection] = field(default_factory=list)
+    free: queue.SimpleQueue[driver.Connection] = field(default_factory=queue.SimpleQueue)
+    spare: driver.Connection | None = None
+    given: str | None = None
+
+
+class Sides:
+    """The source and the targets, opened read only; use it in a `with`. Statements run in threads, one connection each."""
+
+    def __init__(self, context: Context, plan_time: str, targets: Sequence[Target], snapshot: str | None, workers: int, parallel: int) -> None:
+        settings = {**SETTINGS, "max_parallel_workers_per_gather": str(parallel)}
+        services = dict.fromkeys(target.service for target in targets)
+        self.schema = context.source.schema
+        self._source = _Database(context.source.name, context.source.place, given=snapshot)
+        self._targets = {name: _Database(name, context.targets[name].place) for name in services}
+        try:
+            for _ in range(workers):
+                self._source.connections.append(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=settings))
+                for name, database in self._targets.items():
+                    database.connections.append(context.connect_target(name, APPLICATION_NAME, readonly=True, settings=settings))
+            # Outside any snapshot, to see whether somebody writes.
+            self._source.spare = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
+            for name, database in self._targets.items():
+                database.spare = context.connect_target(name, APPLICATION_NAME, readonly=True, autocommit=True)
+        except BaseException:
+            self._close()
+            raise
+        # A pool for each side, not for each database: each side takes `workers` processors at most.
+        self._pools = {"source": ThreadPoolExecutor(workers), "targets": ThreadPoolExecutor(workers)}
+
+    def __enter__(self) -> Sides:
+        for database in self._databases:
+            self._begin(database)
+            for connection in database.connections:
+                database.free.put(connection)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        if kind is not None:
+            for database in self._databases:
+                for connection in database.connections:
+                    connection.cancel()
+        for pool in self._pools.values():
+            pool.shutdown(wait=True)
+        self._close()
+
+    @property
+    def _databases(self) -> list[_Database]:
+        return [self._source, *self._targets.values()]
+
+    def leaders(self) -> dict[str, driver.Connection]:
+        """Return a connection of each database by its name."""
+        return {database.place: database.connections[0] for database in self._databases}
+
+    def positions(self) -> dict[str, str]:
+        """Return where in its WAL, when and on which version each database is read."""
+        found = {}
+        for database in self._databases:
+            lsn, snapshot, at, version = driver.rows(database.connections[0], POSITION)[0]
+            found[database.name] = f"{lsn} at {at} (snapshot {snapshot}, PostgreSQL {version})"
+        return found
+
+    def source(self, statement: str, doing: str) -> Future[tuple[Rows, float]]:
+        """Run a statement on the source; the result is its rows and the seconds it took."""
+        return self._pools["source"].submit(_run, self._source, statement, doing)
+
+    def target(self, service: str, statement: str, doing: str) -> Future[tuple[Rows, float]]:
+        """Run a statement on a target."""
+        return self._pools["targets"].submit(_run, self._targets[service], statement, doing)
+
+    def ask(self, service: str, statement: str) -> Rows:
+        """Run a short statement on a target."""
+        return self.target(service, statement, "reading the migration's tables").result()[0]
+
+    def estimate(self, target: Target) -> float:
+        """Return about how many rows a target has or will have, by the statistics of both sides."""
+        rows = "CASE WHEN c.reltuples > 0 THEN c.reltuples ELSE pg_relation_size(c.oid) / 100 END"
+        own = self.ask(target.service, f"SELECT {rows} FROM pg_class AS c WHERE c.oid = to_regclass({literal(target.qualified)})")
+        names = ",".join(literal(table) for table in sorted({table for part in target.parts for table in part.tables[:1]}))
+        theirs = driver.scalar(
+            self._source.connections[0],
+            f"SELECT coalesce(sum({rows}), 0) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            f" WHERE n.nspname = {literal(self.schema)} AND c.relname IN ({names})",
+        )
+        if not own:
+            raise MigrationError(f"{target.name}: the table {target.qualified} does not exist; run playbooks/schema.yml and playbooks/migrate.yml first")
+        return max(float(own[0][0]), float(theirs) / 4)  # a part's table is an upper bound only: few users are staff
+
+    def written_to(self) -> bool:
+        """Tell whether anybody has written to one of the servers since the snapshots were taken."""
+        ask = "SELECT txid_current_snapshot()::text"
+        return any(driver.scalar(database.connections[0], ask) != driver.scalar(database.spare, ask) for database in self._databases)
+
+    def renew(self) -> None:
+        """Take a newer consistent point; a snapshot that was given is not used again."""
+        for database in self._databases:
+            database.given = None
+            for connection in database.connections:
+                connection.rollback()
+            self._begin(database)
+
+    def _begin(self, database: _Database) -> None:
+        with driver.database_errors(database.place, "taking a consistent point"):
+            for connection in database.connections:
+                connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
+            leader = database.connections[0]
+            if database.given is not None:
+                driver.rows(leader, f"SET TRANSACTION SNAPSHOT {literal(database.given)}")
+            database.given = driver.scalar(leader, "SELECT pg_export_snapshot()") if len(database.connections) > 1 else None
+            for connection in database.connections[1:]:
+                driver.rows(connection, f"SET TRANSACTION SNAPSHOT {literal(str(database.given))}")
+
+    def _close(self) -> None:
+        for database in self._databases:
+            for connection in [*database.connections, database.spare]:
+                if connection is not None:
+                    connection.close()
+
+
+def _run(database: _Database, statement: str, doing: str) -> tuple[Rows, float]:
+    connection = database.free.get()
+    try:
+        started = time.monotonic()
+        with driver.database_errors(database.place, doing):
+            return driver.rows(connection, statement), time.monotonic() - started
+    finally:
+        database.free.put(connection)
