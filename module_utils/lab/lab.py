@@ -214,6 +214,7 @@ def _monolith(options: Options, lab: Lab, check: bool, progress: Progress) -> li
         "PYTHONDONTWRITEBYTECODE": "1",
         "LC_ALL": "C.UTF-8",
     }
+    progress.note("lab", "monolith: Django's migrations")
     _manage(options, environment, progress, "migrate", "--verbosity=0")
     users = _count_users(endpoint)
     done = []
@@ -256,7 +257,7 @@ def _manage(options: Options, environment: Mapping[str, str], progress: Progress
     ) as child:
         for line in child.stdout or ():
             said = [*said[-4:], line.strip()]
-            progress.note("lab", f"{command}: {line.strip()}")
+            progress.note("lab", f"monolith: {line.strip()}")
     if child.returncode:
         raise MigrationError(f"lab: manage.py {command} failed in {options.monolith_dir}: {said[-1] if said else 'it said nothing'}")
 
@@ -269,7 +270,7 @@ def _grants(lab: Lab) -> list[str]:
         reader = database.login
         unreadable = driver.scalar(
             connection,
-            "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+            "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'S')"
             " AND NOT has_table_privilege(%s, oid, 'SELECT')",
             [reader],
         )
@@ -277,10 +278,12 @@ def _grants(lab: Lab) -> list[str]:
             return []
         for statement in (
             f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {ident(reader)}",
+            f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {ident(reader)}",  # pg_dump reads their values
             f"ALTER DEFAULT PRIVILEGES FOR ROLE {ident(database.owner)} IN SCHEMA public GRANT SELECT ON TABLES TO {ident(reader)}",
+            f"ALTER DEFAULT PRIVILEGES FOR ROLE {ident(database.owner)} IN SCHEMA public GRANT SELECT ON SEQUENCES TO {ident(reader)}",
         ):
             driver.rows(connection, statement)
-        return [f"grant SELECT on {unreadable} tables to {reader}"]
+        return [f"grant SELECT on {unreadable} tables and sequences to {reader}"]
     finally:
         connection.close()
 
