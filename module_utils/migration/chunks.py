@@ -86,7 +86,7 @@ def estimate(source: driver.Connection, from_item: str) -> int:
 
 def _larger_than(source: driver.Connection, from_item: str, size: int) -> bool:
     """Tell whether there are more rows than twice a chunk, whatever the estimate says; reads no more than that."""
-    count = driver.scalar(source, f"SELECT count(*) FROM (SELECT 1 FROM {from_item} LIMIT {2 * size + 1}) AS some")
+    count = driver.scalar(source, f"SELECT count(*) FROM (SELECT 1 FROM {from_item} LIMIT {2 * size + 1}) AS counted")
     return int(count) > 2 * size
 
 

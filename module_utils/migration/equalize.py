@@ -68,6 +68,15 @@ def equalize(
     return done
 
 
+def yielded_ids(source: driver.Connection, schema: str, part: Part, source_keys: Sequence[str]) -> set[str]:
+    """Return the ids (UUIDs as text) that the projection yields for some source keys."""
+    found: set[str] = set()
+    for start in range(0, len(source_keys), BATCH):
+        head = f"SELECT encode({part.id_cell.sql}, 'hex')::uuid::text"
+        found.update(row[0] for row in driver.rows(source, _select(part, schema, source_keys[start : start + BATCH], head)))
+    return found
+
+
 def carry_staged(source: driver.Connection, select: str, connection: driver.Connection, target: Target) -> tuple[int, int]:
     """Carry the rows of a projection into a table that others may use: staged, then upserted; return rows and bytes."""
     with staging(connection, target):
@@ -86,15 +95,14 @@ def staging(connection: driver.Connection, target: Target) -> Iterator[None]:
     driver.rows(connection, f"DROP TABLE IF EXISTS {STAGE}")
 
 
-def _select(part: Part, schema: str, keys: Sequence[str]) -> str:
+def _select(part: Part, schema: str, keys: Sequence[str], head: str | None = None) -> str:
     """Return the projection for some keys; a composite key is compared by its text, within the rows that its first column picks."""
+    chosen = head or _head(part)
     predicate = one_of(keys)
     if len(part.key) == 1:
-        if part.key[0] == part.chunk_by:
-            return part.select(schema, predicate)
-        return f"{_head(part)} FROM {part.source_where(schema, part.key[0], predicate)}"
+        return f"{chosen} FROM {part.source_where(schema, part.key[0], predicate)}"
     first = sorted({_first(key) for key in keys})
-    return f"{_head(part)} FROM {part.source_where(schema, part.key[0], one_of(first))} AND {predicate(part.key_text)}"
+    return f"{chosen} FROM {part.source_where(schema, part.key[0], one_of(first))} AND {predicate(part.key_text)}"
 
 
 def _head(part: Part) -> str:

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import driver, ledger
+from . import build, driver, ledger
 from .chunks import Unit, numbered, plan_chunks, units
 from .context import Context
 from .contract import Contract
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class TableResult:
-    """What the ledger says of one target."""
+    """What the ledger says of one target, whoever carried it."""
 
     target: str
     rows: int
@@ -396,61 +396,45 @@ def _open_epochs(context: Context) -> set[str]:
     return found
 
 
-@dataclass(frozen=True)
-class _Key:
-    """A primary key to add."""
-
-    service: str
-    relation: str
-    statement: str
-    rows: int
-
-
 def _add_primary_keys(context: Context, options: Options) -> int:
-    """Add the primary keys that are missing, the largest tables first, a few at a time."""
-    wanted = sorted(_missing_keys(context), key=lambda key: -key.rows)
+    """Add the primary keys that are missing, both databases at a time; return how many."""
+    jobs = max(1, options.index_jobs // len(context.plan.services))
+    chosen = build.Options(jobs=jobs, memory=options.maintenance_work_mem)
+
+    def service_keys(service: str, contract: Contract) -> int:
+        made = build.build(context.targets[service], contract, kinds=("primary_key",), options=chosen)
+        return len(made.made)
+
+    with ThreadPoolExecutor(max_workers=2 * len(context.plan.services)) as pool:
+        waiting = [pool.submit(_add_own_keys, context, service, options) for service in context.plan.services]
+        waiting += [pool.submit(service_keys, name, Contract.from_dict(data)) for name, data in context.plan.contracts]
+        return sum(future.result() for future in waiting)
+
+
+def _add_own_keys(context: Context, service: str, options: Options) -> int:
+    """Add the primary keys of the migration's own tables."""
     settings = {"maintenance_work_mem": options.maintenance_work_mem}
-
-    def add(key: _Key) -> None:
-        connection = context.connect_target(key.service, APPLICATION_NAME, settings=settings, autocommit=True)
-        try:
-            with database_errors(f"{key.service}: {key.relation}", "adding its primary key"):
-                driver.rows(connection, key.statement)
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(max_workers=max(1, options.index_jobs)) as pool:
-        for done in [pool.submit(add, key) for key in wanted]:
-            done.result()
-    return len(wanted)
-
-
-def _missing_keys(context: Context) -> Iterator[_Key]:
-    contracts = {name: Contract.from_dict(data) for name, data in context.plan.contracts}
-    for service in context.plan.services:
-        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
-        try:
-            for target in context.plan.of(service):
-                has_key = driver.scalar(
+    connection = context.connect_target(service, APPLICATION_NAME, settings=settings, autocommit=True)
+    added = 0
+    try:
+        for target in context.plan.of(service):
+            if not target.bookkeeping:
+                continue
+            with database_errors(f"{service}: {target.schema}.{target.table}", "adding its primary key"):
+                if not driver.scalar(
                     connection, "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary)", (target.qualified,)
-                )
-                if not has_key:
-                    rows = driver.scalar(connection, "SELECT pg_relation_size(%s::regclass)", (target.qualified,))
-                    yield _Key(service, f"{target.schema}.{target.table}", _key_statement(target, contracts[service]), int(rows))
-        finally:
-            connection.close()
+                ):
+                    driver.rows(connection, _own_key(target))
+                    added += 1
+    finally:
+        connection.close()
+    return added
 
 
-def _key_statement(target: Target, contract: Contract) -> str:
-    if target.bookkeeping and target.table == "id_map":
+def _own_key(target: Target) -> str:
+    if target.table == "id_map":
         return ledger.ID_MAP_KEY
-    if target.bookkeeping:
-        return f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({ident(target.id_column)})"
-    table = next(table for table in contract.tables if (table.schema, table.name) == (target.schema, target.table))
-    key = table.primary_key
-    if key is None:
-        raise MigrationError(f"{target.name}: the schema SQL has no primary key for it")
-    return f"ALTER TABLE {target.qualified} ADD CONSTRAINT {ident(key.name)} {key.definition}"
+    return f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({ident(target.id_column)})"
 
 
 def _outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, epochs: tuple[str, ...], clock: _Stopwatch) -> Outcome:

@@ -1,0 +1,231 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is timed: the transfer, its limits, and what a user would reach for instead."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+from ansible.module_utils.migration import ids, ledger
+from ansible.module_utils.migration.chunks import units
+from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.driver import (
+    PINNED,
+    Endpoint,
+    connect,
+    rows,
+    scalar,
+)
+from ansible.module_utils.migration.quote import ident
+
+from tests.bench.world import (
+    NAMESPACE,
+    PLAN_TIME,
+    PROJECT,
+    World,
+    empty_targets,
+    statement,
+)
+
+SOURCE_TABLES = ("auth_user", "auth_permission", "django_content_type", "auth_group", "auth_group_permissions", "auth_user_groups", "auth_user_user_permissions", "institutions", "users_profile", "students", "companies", "users_role")
+Result = dict[str, float]
+
+
+def phase(found: World, name: str) -> Result:
+    """Run a phase in a process of its own; its time is its modules', its memory that of all its processes together."""
+    path = found.folder / "context.pickle"
+    path.write_bytes(pickle.dumps(found.context))
+    child = subprocess.Popen([sys.executable, "-m", "tests.bench.child", name, str(path)], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    peak = _Peak(child.pid)
+    output, _ = child.communicate()
+    peak.stop()
+    if child.returncode != 0:
+        raise SystemExit(f"bench: {name} failed")
+    return {**json.loads(output.splitlines()[-1]), "peak_rss_mib": peak.mib}
+
+
+def migrate(found: World) -> Result:
+    """The transfer into empty tables, with all keys and indexes."""
+    empty_targets(found)
+    return phase(found, "migrate")
+
+
+class _Peak:
+    """The largest sum of the resident memory (proportional set sizes, so that shared pages count once) of a process tree."""
+
+    def __init__(self, pid: int) -> None:
+        self.mib = 0.0
+        self._pid, self._end = pid, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.25):
+            try:
+                root = psutil.Process(self._pid)
+                total = sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
+            except psutil.Error:
+                continue
+            self.mib = max(self.mib, total / 2**20)
+
+    def stop(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+def limit(found: World) -> Result:
+    """Bare psql COPY pipes, two tables at a time, no chunks and no ledger; then the same keys and indexes, two at a time."""
+    empty_targets(found)
+    context = found.context
+    for service in context.plan.services:
+        bookkeeping = [target for target in context.plan.of(service) if target.bookkeeping]
+        statements = [f"CREATE TABLE {t.qualified} ({', '.join(f'{ident(n)} {k}' for n, k in zip(t.columns, t.column_types, strict=True))})" for t in bookkeeping]
+        statement(context.targets[service], "CREATE SCHEMA migration", *statements)
+    pipes = []
+    for service in context.plan.services:
+        for unit in units(context.plan, service):
+            for target, part in ((unit.target, unit.part), (unit.id_map, unit.id_map_part)):
+                if target is not None and part is not None:
+                    columns = ", ".join(ident(name) for name in target.columns)
+                    pipes.append((part.select(context.source.schema), f"COPY {target.qualified} ({columns}) FROM STDIN (FORMAT binary)", context.targets[service]))
+    sizes = {select: scalar_of(context.source, f"SELECT count(*) FROM ({select}) AS s", _source_options(found)) for select, _, _ in pipes}
+    pipes.sort(key=lambda pipe: -sizes[pipe[0]])
+    start = time.monotonic()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda pipe: _psql_pipe(found, *pipe), pipes))
+    _keys_and_indexes(found)
+    return {"seconds": time.monotonic() - start, "rows": sum(sizes.values())}
+
+
+def scalar_of(endpoint: Endpoint, text: str, options: str = "") -> int:
+    """Return one number."""
+    settings = dict(item.split("=", 1) for item in options.replace("-c ", "").split("\x1f") if item)
+    connection = connect(endpoint, application_name="bench", settings=settings, autocommit=True)
+    try:
+        return int(scalar(connection, text))
+    finally:
+        connection.close()
+
+
+def _settings(found: World) -> dict[str, str]:
+    return {**ids.settings(NAMESPACE, found.context.plan.entity_names), "migration.plan_time": PLAN_TIME}
+
+
+def _source_options(found: World) -> str:
+    return "\x1f".join(f"{name}={value}" for name, value in _settings(found).items())
+
+
+def _environment(endpoint: Endpoint, settings: dict[str, str]) -> dict[str, str]:
+    chosen = {**PINNED, **settings}
+    escaped = " ".join(f"-c {name}={value}".replace("\\", "\\\\").replace(f"{name}={value}", f"{name}=" + value.replace(" ", "\\ ")) for name, value in chosen.items())
+    return {
+        **os.environ,
+        "PGHOST": endpoint.host,
+        "PGPORT": str(endpoint.port),
+        "PGUSER": endpoint.user,
+        "PGPASSWORD": endpoint.password or "",
+        "PGDATABASE": endpoint.dbname,
+        "PGCLIENTENCODING": "UTF8",
+        "PGOPTIONS": escaped,
+    }
+
+
+def _psql_pipe(found: World, select: str, copy_in: str, target: Endpoint) -> None:
+    psql = str(found.bin_dir / "psql")
+    flags = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+    sender = subprocess.Popen([psql, *flags, "-c", f"COPY ({select}) TO STDOUT (FORMAT binary)"], env=_environment(found.context.source, _settings(found)), stdout=subprocess.PIPE)
+    receiver = subprocess.run([psql, *flags, "-c", copy_in], env=_environment(target, {}), stdin=sender.stdout, check=False)
+    if sender.wait() or receiver.returncode:
+        raise SystemExit("bench: a psql pipe failed")
+
+
+def _keys_and_indexes(found: World) -> None:
+    """Make the primary keys, then unique constraints and indexes, then foreign keys; two tables at a time."""
+    first: list[tuple[Endpoint, str]] = []
+    second: list[tuple[Endpoint, str]] = []
+    third: list[tuple[Endpoint, str]] = []
+    for service, data in found.context.plan.contracts:
+        endpoint = found.context.targets[service]
+        for target in found.context.plan.of(service):
+            if target.bookkeeping:
+                first.append((endpoint, ledger.ID_MAP_KEY if target.table == "id_map" else f"ALTER TABLE {target.qualified} ADD PRIMARY KEY (id)"))
+        for table in Contract.from_dict(data).tables:
+            for constraint in table.constraints:
+                text = f"ALTER TABLE {table.qualified} ADD CONSTRAINT {ident(constraint.name)} {constraint.definition}"
+                {"primary_key": first, "foreign_key": third}.get(constraint.kind, second).append((endpoint, text))
+            second += [(endpoint, index.create(table.schema, table.name)) for index in table.indexes]
+    for stage in (first, second, third):
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(lambda item: _with_memory(*item), stage))
+
+
+def _with_memory(endpoint: Endpoint, text: str) -> None:
+    connection = connect(endpoint, application_name="bench", settings={"maintenance_work_mem": "256MB", "search_path": "auth_service, user_service, public"}, autocommit=True)
+    try:
+        rows(connection, text)
+    finally:
+        connection.close()
+
+
+def dump_restore(found: World) -> Result:
+    """pg_dump and pg_restore of the same source tables, two jobs each, into an empty database."""
+    source = found.context.source
+    target = found.context.targets["user_service"]
+    maintenance = Endpoint(**{**target.__dict__, "dbname": "postgres"})
+    statement(maintenance, "DROP DATABASE IF EXISTS bench_restore WITH (FORCE)", "CREATE DATABASE bench_restore", "CHECKPOINT")
+    with tempfile.TemporaryDirectory(dir=found.folder) as scratch:
+        folder = Path(scratch) / "dump"
+        dump = [str(found.bin_dir / "pg_dump"), "-Fd", "-j2", "-f", str(folder), *(f"--table=public.{table}" for table in SOURCE_TABLES)]
+        restore = [str(found.bin_dir / "pg_restore"), "-j2", "--no-owner", "--no-privileges", "-d", "bench_restore", str(folder)]
+        start = time.monotonic()
+        subprocess.run(dump, env=_environment(source, {}), check=True)
+        subprocess.run(restore, env=_environment(maintenance, {"maintenance_work_mem": "256MB"}), check=True)
+        seconds = time.monotonic() - start
+    restored = Endpoint(**{**target.__dict__, "dbname": "bench_restore"})
+    count = sum(scalar_of(restored, f"SELECT count(*) FROM public.{table}") for table in SOURCE_TABLES)
+    statement(maintenance, "DROP DATABASE bench_restore WITH (FORCE)")
+    return {"seconds": seconds, "rows": count}
+
+
+def row_by_row(found: World) -> Result:
+    """All rows read into Python and inserted one by one, into tables that have their keys and indexes."""
+    empty_targets(found)
+    context = found.context
+    count = 0
+    start = time.monotonic()
+    for service in context.plan.services:
+        target_connection = connect(context.targets[service], application_name="bench")
+        source_connection = context.connect_source("bench", plan_time=PLAN_TIME)
+        for unit in units(context.plan, service):
+            if unit.target.bookkeeping:
+                continue
+            with source_connection.cursor() as reader, target_connection.cursor() as writer:
+                reader.execute(unit.part.select(context.source.schema))
+                for row in reader.fetchall():
+                    values = [bytes(value).hex() if isinstance(value, memoryview) else json.dumps(value) if isinstance(value, (dict, list)) else value for value in row]
+                    writer.execute(f"INSERT INTO {unit.target.qualified} VALUES ({', '.join(['%s'] * len(values))})", values)
+                    count += 1
+        target_connection.commit()
+        target_connection.close()
+        source_connection.close()
+    return {"seconds": time.monotonic() - start, "rows": count}
+
+
+def medians(results: Sequence[Result]) -> Result:
+    """Return the run with the median time, with the largest memory of all."""
+    ordered = sorted(results, key=lambda result: result["seconds"])
+    middle = dict(ordered[(len(ordered) - 1) // 2])
+    middle["peak_rss_mib"] = max(result.get("peak_rss_mib", 0.0) for result in results)
+    return middle

@@ -1,0 +1,65 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One phase in a process of its own, as a module runs it, so that its memory and time can be measured from outside.
+
+    python -m tests.bench.child <phase> <pickled context>      prints one line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.bench.world import PLAN_TIME
+
+import ansible.module_utils.basic  # noqa: F401  isort: skip  (every module has it in memory)
+from ansible.module_utils.migration import build, transfer, verify
+from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.reconcile import reconcile
+from ansible.module_utils.migration.throttle import Limits
+
+UNLIMITED = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
+
+
+def migrate(context: Context) -> dict[str, float]:
+    """Carry everything and build every constraint and index: the modules pg_transfer and pg_index."""
+    outcome = transfer.run(context, PLAN_TIME, "bench", transfer.Options("bench", limits=UNLIMITED), Progress(None), reconcile)
+    start = time.monotonic()
+    build_indexes(context)
+    rows = sum(table.rows for table in outcome.tables)
+    return {"rows": rows, **outcome.seconds, "index": round(time.monotonic() - start, 3)}
+
+
+def build_indexes(context: Context) -> None:
+    """Build what the index phase builds, both databases at a time, as its play does."""
+
+    def one(item: tuple[str, dict[str, object]]) -> None:
+        build.build(context.targets[item[0]], Contract.from_dict(item[1]), options=build.Options(jobs=1))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, context.plan.contracts))
+
+
+def validate(context: Context, digest: str) -> dict[str, float]:
+    """Compare every column of every row."""
+    found = verify.compare(context, PLAN_TIME, options=verify.Options(digest=digest))
+    return {"rows": sum(table.source_rows for table in found.tables), "findings": len(found.findings)}
+
+
+def main() -> None:
+    """Run one phase."""
+    context = pickle.loads(Path(sys.argv[2]).read_bytes())
+    start = time.monotonic()
+    result = migrate(context) if sys.argv[1] == "migrate" else validate(context, sys.argv[1].partition("-")[2] or "auto")
+    print(json.dumps({"seconds": round(time.monotonic() - start, 3), **result}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The transfer on real databases: complete, exactly once, resumable, shared, equal to an undisturbed run."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration import ddl, driver, ledger, reconcile, transfer
+from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.throttle import Limits
+
+from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
+
+RUN_ID = "test-run"
+FREE = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
+
+
+def options(**changes: object) -> transfer.Options:
+    """Return options under which a few hundred users make many chunks."""
+    return transfer.Options(**{"runner": "runner1", "workers": 2, "chunk_rows": 100, "limits": FREE, **changes})  # type: ignore[arg-type]
+
+
+def never(_context: Context, _plan_time: str) -> int:
+    raise AssertionError("one snapshot needs no reconciliation")
+
+
+@pytest.fixture
+def world(databases: Callable[..., Endpoint]) -> Iterator[Context]:
+    """A filled monolith and two services with empty tables."""
+    source = databases("monolith")
+    targets = {service: databases(service) for service in SERVICES}
+    plan = read_plan()
+    fill(source, 1500, seed=7)
+    for name, contract in plan.contracts:
+        connection = ddl.connect(targets[name], Contract.from_dict(contract))
+        ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(contract)))
+        connection.close()
+    yield Context(plan=plan, source=source, targets=targets, control=source, namespace=NAMESPACE)
+
+
+def run(context: Context, **changes: object) -> transfer.Outcome:
+    return transfer.run(context, PLAN_TIME, RUN_ID, options(**changes), Progress(None), reconcile.reconcile)
+
+
+def content(context: Context) -> dict[str, str]:
+    """Return a digest of every target table, made by PostgreSQL alone."""
+    found = {}
+    for service in context.plan.services:
+        connection = connect(context.targets[service], application_name="tests", autocommit=True)
+        for target in context.plan.of(service):
+            found[target.name] = driver.scalar(
+                connection, f"SELECT count(*) || ' ' || md5(coalesce(string_agg(md5(t::text), '' ORDER BY md5(t::text)), '')) FROM {target.qualified} AS t"
+            )
+        connection.close()
+    return found
+
+
+def expected(context: Context) -> dict[str, int]:
+    """Return the rows that each target should have, counted on the source."""
+    connection = context.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)
+    counts: dict[str, int] = {}
+    for target in context.plan.targets:
+        for part in target.parts:
+            count = driver.scalar(connection, part.select_columns(["count(*)"], context.source.schema))
+            counts[target.name] = counts.get(target.name, 0) + int(count)
+    connection.close()
+    return counts
+
+
+def test_everything_arrives_once_and_a_second_run_changes_nothing(world: Context) -> None:
+    first = run(world)
+    assert first.changed
+    assert first.keys_added == len(world.plan.targets)
+    counts = {name: int(text.split()[0]) for name, text in content(world).items()}
+    assert counts == expected(world)
+    assert all(counts.values())
+    before = content(world)
+    second = run(world)
+    assert not second.changed
+    assert content(world) == before
+
+
+def test_the_size_of_chunks_and_the_number_of_workers_do_not_change_the_result(world: Context, databases: Callable[..., Endpoint]) -> None:
+    run(world, chunk_rows=100, workers=3)
+    one = content(world)
+    for service in SERVICES:
+        connection = connect(world.targets[service], application_name="tests", autocommit=True)
+        for target in world.plan.of(service):
+            driver.rows(connection, f"TRUNCATE {target.qualified}" if not target.bookkeeping else "SELECT 1")
+        driver.rows(connection, "DROP SCHEMA migration CASCADE")
+        connection.close()
+    run(world, chunk_rows=1_000_000, workers=1)
+    assert content(world) == one
+
+
+def _run_and_die(context: Context, seconds: float) -> None:
+    os.setpgrp()
+    transfer.run(context, PLAN_TIME, RUN_ID, options(limits=Limits(rows_per_second=4000, cpu_percent=0, memory_percent=0, disk_percent=0)), Progress(None), never)
+
+
+def test_a_killed_run_is_resumed_without_repeating_finished_chunks(world: Context) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(world, 0.0))
+    process.start()
+    done = _wait_for_chunks(world, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    outcome = run(world)
+    total = sum(table.chunks for table in outcome.tables)
+    assert outcome.carried <= total - done
+    assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+
+
+def _wait_for_chunks(context: Context, wanted: int) -> int:
+    for _ in range(600):
+        done = 0
+        for service in SERVICES:
+            connection = connect(context.targets[service], application_name="tests", autocommit=True)
+            if ledger.exists(connection):
+                done += int(driver.scalar(connection, "SELECT count(*) FROM migration.chunks WHERE state = 'done'"))
+            connection.close()
+        if done >= wanted:
+            return done
+        time.sleep(0.05)
+    raise AssertionError("the transfer did not start")
+
+
+def test_what_changed_between_two_snapshots_is_settled(world: Context) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(world, 0.0))
+    process.start()
+    _wait_for_chunks(world, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    source = connect(world.source, application_name="tests", autocommit=True)
+    driver.rows(source, "UPDATE users_profile SET bio = 'changed between the snapshots'")
+    driver.rows(source, "DELETE FROM users_role WHERE id % 7 = 0")
+    driver.rows(source, "UPDATE auth_user SET email = 'new-' || email WHERE id % 5 = 0")
+    driver.rows(source, "INSERT INTO auth_user_groups (user_id, group_id) SELECT u.id, g.id FROM auth_user AS u, auth_group AS g ON CONFLICT DO NOTHING")
+    source.close()
+    outcome = run(world)
+    assert outcome.reconciled > 0
+    after = content(world)
+    for service in SERVICES:
+        connection = connect(world.targets[service], application_name="tests", autocommit=True)
+        for target in world.plan.of(service):
+            driver.rows(connection, f"TRUNCATE {target.qualified} CASCADE")
+        driver.rows(connection, "DROP SCHEMA migration CASCADE")
+        connection.close()
+    run(world)
+    assert content(world) == after
+
+
+def test_two_runners_share_the_chunks_and_a_survivor_finishes(world: Context) -> None:
+    fork = multiprocessing.get_context("fork")
+    slow = fork.Process(target=_run_and_die, args=(world, 0.0))
+    slow.start()
+    _wait_for_chunks(world, 2)
+    os.kill(slow.pid, signal.SIGKILL)  # the runner's module dies; its workers notice and end
+    outcome = run(world, runner="runner2")
+    slow.join()
+    assert outcome.carried > 0
+    assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+
+
+def test_another_plan_is_refused_with_the_command_that_starts_over(world: Context, databases: Callable[..., Endpoint]) -> None:
+    run(world)
+    other = world.plan.__class__(world.plan.targets, world.plan.entities, world.plan.contracts, "0" * 16)
+    with pytest.raises(MigrationError, match=r"playbooks/rollback\.yml"):
+        run(Context(plan=other, source=world.source, targets=world.targets, control=world.control, namespace=NAMESPACE))
+
+
+def test_rows_of_the_service_stay_and_indexes_end_the_same(world: Context) -> None:
+    connection = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
+    driver.rows(connection, "ALTER TABLE auth_service.users ADD PRIMARY KEY (id)")
+    driver.rows(connection, "INSERT INTO auth_service.users (id, username, email, password_hash) VALUES ('00000000-0000-4000-8000-000000000001', 'native', 'native@x.invalid', '!')")
+    connection.close()
+    run(world)
+    connection = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
+    assert driver.scalar(connection, "SELECT username FROM auth_service.users WHERE id = '00000000-0000-4000-8000-000000000001'") == "native"
+    assert driver.scalar(connection, "SELECT count(*) FROM auth_service.users") == expected(world)["auth_service.users"] + 1
+    assert driver.scalar(connection, "SELECT count(*) FROM pg_index WHERE indrelid = 'auth_service.users'::regclass AND indisprimary") == 1
+    connection.close()
+
+
+def test_a_table_whose_ids_jump_far_costs_no_empty_chunks(world: Context) -> None:
+    source = connect(world.source, application_name="tests", autocommit=True)
+    driver.rows(source, "UPDATE students SET id = id + 2000000000 WHERE id > 500")
+    source.close()
+    run(world)
+    connection = connect(world.targets["user_service"], application_name="tests", autocommit=True)
+    assert driver.scalar(connection, "SELECT min(rows) FROM migration.chunks WHERE target = 'user_service.student_profiles'") > 0
+    connection.close()
+
+
+def test_a_row_that_does_not_fit_is_named_by_chunk_and_column_and_not_by_value(world: Context) -> None:
+    source = connect(world.source, application_name="tests", autocommit=True)
+    driver.rows(source, "ALTER TABLE students ALTER COLUMN gpa TYPE numeric(6, 2)")
+    driver.rows(source, "UPDATE students SET gpa = 1234.56 WHERE id = (SELECT max(id) FROM students)")
+    source.close()
+    with pytest.raises(MigrationError, match=r"user_service\.student_profiles \(chunk \d+, id from .*22003") as failure:
+        run(world)
+    assert "1234" not in str(failure.value)
+
+
+def test_no_worker_outlives_its_killed_parent(world: Context) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(world, 0.0))
+    process.start()
+    _wait_for_chunks(world, 1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    connection = connect(world.source, application_name="tests", autocommit=True)
+    for _ in range(100):
+        left = driver.scalar(connection, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'edulink-migration worker'")
+        if left == 0:
+            break
+        time.sleep(0.1)
+    connection.close()
+    assert left == 0
+
+
+def test_the_namespace_is_in_no_statement_that_a_server_shows(world: Context, tmp_path: Path) -> None:
+    select = " ".join(part.select("public") for target in world.plan.targets for part in target.parts)
+    from ansible.module_utils.migration import ids
+
+    assert NAMESPACE not in select
+    for entity in world.plan.entity_names:
+        assert ids.prefix(NAMESPACE, entity).hex() not in select
