@@ -95,6 +95,14 @@ def current(connection: driver.Connection) -> Migration | None:
     return Migration(*found[0]) if found else None
 
 
+def newest(connection: driver.Connection) -> Migration | None:
+    """Return the migration that was planned last, whatever became of it, or None."""
+    if not _ready(connection):
+        return None
+    found = driver.rows(connection, f"{_SELECT} ORDER BY id DESC LIMIT 1")
+    return Migration(*found[0]) if found else None
+
+
 def plan(connection: driver.Connection, plan_digest: str, namespace_fingerprint: str) -> Migration:
     """Return the planned migration for this plan: a new one, or the planned one pinned to this plan anew.
 

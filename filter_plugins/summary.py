@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the migration stands, as an operator reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_HEAD = ("table", "source rows", "target rows", "differences", "seconds", "rows/s")
+_RUNNING = ("table", "done", "rows", "of about", "rows/s now", "time left")
+
+
+def migration_summary(status: Mapping[str, Any], inventory: str = "", report: str = "", hints: Sequence[str] = ()) -> str:
+    """Return the status as text: the phases, the tables, the limits, what to do next; `hints` only when all is proven."""
+    lines = [_headline(status)]
+    lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}" for item in status["phases"]]
+    for item in status["services"]:
+        lines += _service(item)
+    tables = status["tables"]
+    if tables:
+        lines += ["", *(_running(tables) if _unfinished(tables) else _closing(tables))]
+    if report and status["run_id"]:
+        lines += ["", f"Report: {report}"]
+    where = f" -i {inventory}" if inventory else ""
+    lines += ["", f"Next: ansible-playbook {status['next']['command']}{where}", f"      ({status['next']['why']})"]
+    if hints and _proven(tables):
+        lines += ["", "Or try:", *(f"  {hint}" for hint in hints)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _headline(status: Mapping[str, Any]) -> str:
+    if not status["run_id"]:
+        return "No migration has begun."
+    headline = f"Migration {status['run_id']} is {status['state'].replace('_', ' ')}, planned {status['opened_at']}, plan {status['plan_digest'][:12]}"
+    return headline if status["plan_matches"] else headline + ", which is NOT the plan of today's mappings"
+
+
+def _outcome(item: Mapping[str, Any]) -> str:
+    return str(item["outcome"]) + ("" if item["this_migration"] else " (old)")
+
+
+def _service(item: Mapping[str, Any]) -> list[str]:
+    if item["fault"]:
+        return [f"  {item['service']}: {item['fault']}"]
+    lines = []
+    if item["snapshot_age"] is not None:
+        lines.append(f"  {item['service']}: the source's snapshot is {item['snapshot_age'] / 60:.0f} minutes old; it holds vacuum back")
+    if item["sessions"]:
+        lines.append(f"  {item['service']}: {item['sessions']} sessions are at work")
+    if item["rejects"]:
+        lines.append(f"  {item['service']}: {item['rejects']} rows are quarantined in migration.rejects")
+    if item["limits"]:
+        lines.append(f"  {item['service']}: limits set while running: " + ", ".join(f"{name}={value:g}" for name, value in item["limits"].items()))
+    return lines
+
+
+def _unfinished(tables: Sequence[Mapping[str, Any]]) -> bool:
+    return any(item.get("chunks_done", 0) < item.get("chunks", 0) for item in tables)
+
+
+def _proven(tables: Sequence[Mapping[str, Any]]) -> bool:
+    judged = [item for item in tables if item.get("differences") is not None]
+    return bool(judged) and not any(item["differences"] for item in judged)
+
+
+def _running(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for item in tables:
+        left, rate = item.get("expected", 0) - item.get("rows", 0), item.get("recent_rate", 0)
+        share = f"{100 * item.get('chunks_done', 0) // max(1, item.get('chunks', 1))}%"
+        rows.append((item["target"], share, _count(item.get("rows")), _count(item.get("expected")), _count(rate), _clock(left / rate) if rate and left > 0 else ""))
+    return _table(_RUNNING, rows)
+
+
+def _closing(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for item in tables:
+        seconds = item.get("seconds")
+        rows.append(
+            (
+                item["target"],
+                _count(item.get("source_rows")),
+                _count(item.get("target_rows", item.get("rows"))),
+                _count(item.get("differences")),
+                "" if seconds is None else f"{seconds:.2f}",
+                _count(item.get("rate")),
+            )
+        )
+    sums = [_sum(tables, name) for name in ("source_rows", "target_rows", "differences")]
+    seconds = sum(item.get("seconds") or 0 for item in tables)
+    carried = sum(item.get("rows") or 0 for item in tables)
+    rows.append(("total", *map(_count, sums), f"{seconds:.2f}", _count(round(carried / seconds)) if seconds else ""))
+    return _table(_HEAD, rows)
+
+
+def _sum(tables: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    known = [item[name] for item in tables if item.get(name) is not None]
+    return sum(known) if known else None
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    made = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]) for row in (head, *rows)]
+    return [made[0], "-" * len(made[0]), *made[1:]]
+
+
+def _count(number: float | None) -> str:
+    return "-" if number is None else f"{number:,.0f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters by name."""
+        return {"migration_summary": migration_summary}

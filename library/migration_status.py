@@ -1,0 +1,73 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tell where the migration stands."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: migration_status
+short_description: Tell where the migration stands
+description:
+  - Reads the migration's records in the control database and the ledgers in the target databases, while a transfer runs
+    and at any other time, also when nothing exists yet. Writes nothing.
+author: The Edulink migration project
+options:
+  plan:
+    description: The plan, as M(migration_plan) returns it.
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases and the namespace, as the filter P(migration_connections#filter) returns them.
+    type: dict
+    required: true
+requirements:
+  - psycopg2
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  idempotent:
+    support: full
+    description: Changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Tell where the migration stands
+  migration_status:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+  register: __status_result
+"""
+
+RETURN = r"""
+status:
+  description: The migration, its phases, its tables, what could not be read, what to do next.
+  type: dict
+  returned: success
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import status
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.errors import MigrationError
+
+
+def main() -> None:
+    """Read the options, look, report."""
+    module = AnsibleModule(argument_spec=dict(CONTEXT_SPEC), supports_check_mode=True)
+    try:
+        context = Context.from_params(module.params, module.check_mode)
+        module.exit_json(changed=False, status=status.to_dict(status.look(context)))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the migration stands: read from the records and the targets' ledgers, by anybody, at any time. Writes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from . import control, driver
+from .context import Context
+from .control import Migration, Record
+from .errors import MigrationError
+
+APPLICATION_NAME = "edulink-migration status"
+PHASES = ("preflight", "snapshot", "schema", "migrate", "index", "validate", "repair", "sessions", "cutover", "rollback", "cleanup", "rehearse")
+PER_SERVICE = ("schema", "index")  # phases that leave a record for each service
+RECENT = 60  # seconds over which the present rate is measured
+
+
+@dataclass(frozen=True)
+class TableState:
+    """How far the transfer of one target is; rows of finished chunks, seconds and rate by the ledger's clock."""
+
+    target: str
+    chunks: int
+    chunks_done: int
+    rows: int
+    expected: int
+    seconds: float
+    recent_rate: float
+
+    @property
+    def rate(self) -> float:
+        """Return rows a second over the whole copy."""
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """What one target database says; `fault` when it could not be asked."""
+
+    service: str
+    fault: str = ""
+    run_id: str = ""
+    finished: bool = False
+    tables: tuple[TableState, ...] = ()
+    rejects: int = 0
+    snapshot_age: float | None = None
+    unsettled: int = 0
+    sessions: int = 0
+    limits: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """The last thing that a phase left."""
+
+    phase: str
+    outcome: str
+    when: datetime
+    services: tuple[str, ...]
+    ours: bool
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Next:
+    """What to do next and why."""
+
+    command: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything that an operator asks for."""
+
+    migration: Migration | None
+    plan_digest: str
+    steps: tuple[Step, ...]
+    services: tuple[ServiceState, ...]
+    next: Next
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Return what could not be read."""
+        return tuple(item.fault for item in self.services if item.fault)
+
+
+def look(context: Context) -> Status:
+    """Return where the migration stands; MigrationError when the control database cannot be reached."""
+    with contextlib.closing(control.connect(context.control, readonly=True)) as connection:
+        with driver.database_errors(context.control.place, "reading the migration's records"):
+            migration = control.newest(connection)
+            steps = read_steps(connection, migration)
+    services = tuple(_service(context, name) for name in context.plan.services)
+    return Status(migration, context.plan.digest, steps, services, advise(migration, context.plan.digest, steps, services))
+
+
+def read_steps(connection: driver.Connection, migration: Migration | None) -> tuple[Step, ...]:
+    """Return the newest record of each phase, in the phases' order."""
+    found = [_step(control.history(connection, kind=phase, limit=20), phase, migration) for phase in PHASES]
+    return tuple(step for step in found if step is not None)
+
+
+def _step(records: Sequence[Record], phase: str, migration: Migration | None) -> Step | None:
+    if not records:
+        return None
+    last = records[0]
+    ours = [item for item in records if migration is not None and item.migration_id == migration.id]
+    passed = {str(item.detail.get("service", "")): item.outcome for item in reversed(ours)} if phase in PER_SERVICE else {}
+    services = tuple(sorted(name for name, outcome in passed.items() if outcome == "passed"))
+    return Step(phase, last.outcome, last.recorded_at, services, bool(ours) and ours[0].id == last.id, last.detail)
+
+
+def _service(context: Context, service: str) -> ServiceState:
+    try:
+        with contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection:
+            with driver.database_errors(context.targets[service].place, "reading the ledger"):
+                return read_service(connection, service)
+    except MigrationError as exc:
+        return ServiceState(service, fault=str(exc))
+
+
+def read_service(connection: driver.Connection, service: str) -> ServiceState:
+    """Return what a target's ledger says; an empty state where there is none yet."""
+    sessions = driver.scalar(
+        connection,
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND application_name LIKE 'edulink-migration%'",
+    )
+    if driver.scalar(connection, "SELECT to_regclass('migration.pin')") is None:
+        return ServiceState(service, sessions=sessions)
+    pin = driver.rows(connection, "SELECT run_id, finished_at IS NOT NULL FROM migration.pin")
+    tables = driver.rows(
+        connection,
+        "SELECT target, count(*), count(*) FILTER (WHERE state = 'done'), coalesce(sum(rows), 0)::bigint,"
+        " sum(CASE WHEN state = 'done' THEN rows ELSE estimate END)::bigint,"
+        " coalesce(extract(epoch FROM max(finished_at) - min(started_at)), 0)::float8,"
+        " coalesce(sum(rows) FILTER (WHERE finished_at > clock_timestamp() - make_interval(secs => %(recent)s)), 0)::float8"
+        " / least(%(recent)s, greatest(1, extract(epoch FROM clock_timestamp() - min(started_at))))::float8"
+        " FROM migration.chunks GROUP BY target ORDER BY min(id)",
+        {"recent": RECENT},
+    )
+    epochs = driver.rows(
+        connection,
+        "SELECT extract(epoch FROM clock_timestamp() - min(exported_at) FILTER (WHERE lost_at IS NULL AND reconciled_at IS NULL))::float8,"
+        " count(*) FILTER (WHERE reconciled_at IS NULL) FROM migration.epochs",
+    )[0]
+    finished = bool(pin) and pin[0][1]
+    return ServiceState(
+        service,
+        run_id=pin[0][0] if pin else "",
+        finished=finished,
+        tables=tuple(TableState(*row[:-1], row[-1] or 0.0) for row in tables),
+        rejects=driver.scalar(connection, "SELECT count(*) FROM migration.rejects"),
+        snapshot_age=None if finished else epochs[0],
+        unsettled=0 if finished else epochs[1],
+        sessions=sessions,
+        limits=tuple(
+            (name, value) for name, value in driver.rows(connection, "SELECT name, value FROM migration.controls ORDER BY 1") if value is not None
+        ),
+    )
+
+
+def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step], services: Sequence[ServiceState]) -> Next:
+    """Return the next step of the story, by what the records and the ledgers say."""
+    last = {step.phase: step for step in steps}
+    ours = {step.phase: step for step in steps if step.ours}
+    preflight = last.get("preflight")
+    if migration is None or migration.state == "rolled_back":
+        if preflight is not None and preflight.outcome == "failed":
+            return Next("playbooks/preflight.yml", "the last preflight found what stops a migration; mend it and run it again")
+        return Next("playbooks/preflight.yml", "nothing has been migrated" if migration is None else f"migration {migration.run_id} was rolled back; a new one can start")
+    if migration.state == "finished":
+        return Next("playbooks/cleanup.yml", f"migration {migration.run_id} is finished")
+    if migration.plan_digest != plan_digest:
+        return Next(
+            "playbooks/preflight.yml" if migration.state == "planned" else "playbooks/rollback.yml",
+            f"the mappings, the schema SQL or the namespace are not those of migration {migration.run_id}"
+            + ("" if migration.state == "planned" else "; restore them and go on, or start over with this"),
+        )
+    if migration.state == "planned" or migration.snapshot is None:
+        if preflight is not None and preflight.outcome != "passed":
+            return Next("playbooks/preflight.yml", "the last preflight did not pass")
+        return Next("playbooks/snapshot.yml", "no byte has moved; the snapshot is the way back")
+    names = {item.service for item in services}
+    rollback = ours.get("rollback")
+    if rollback is not None and not any(step.when > rollback.when for step in ours.values()):
+        return Next("playbooks/rollback.yml", f"a rollback was begun (last step: {rollback.outcome}) and is not over")
+    if not names <= set(ours["schema"].services if "schema" in ours else ()):
+        return Next("playbooks/schema.yml", "the tables are not there yet")
+    if not all(item.finished for item in services if not item.fault):
+        left = sum(table.chunks - table.chunks_done for item in services for table in item.tables)
+        busy = sum(item.sessions for item in services)
+        why = f"{left} chunks are left" if left else "the transfer is not complete"
+        return Next("playbooks/migrate.yml", why + (f"; {busy} sessions are at work now" if busy else "; nobody is at work, run it to go on"))
+    if not names <= set(ours["index"].services if "index" in ours else ()):
+        return Next("playbooks/index.yml", "keys and indexes are not complete")
+    validate = ours.get("validate")
+    if validate is None or validate.when < max(ours[name].when for name in ("migrate", "index", "repair") if name in ours):
+        return Next("playbooks/validate.yml", "what was carried has not been proven")
+    if validate.outcome != "passed":
+        return Next("playbooks/repair.yml", "the last validation found differences; look at the report, then repair and validate again")
+    if "sessions" not in ours:
+        return Next("playbooks/sessions.yml", "every row is proven; the live sessions are still in the monolith only")
+    return Next("playbooks/cutover.yml", "every row is proven and the sessions are carried")
+
+
+def to_dict(status: Status) -> dict[str, Any]:
+    """Return the status as data; times in UTC, durations in seconds."""
+    migration = status.migration
+    validated = next((step.detail for step in status.steps if step.phase == "validate" and step.ours), {})
+    return {
+        "run_id": migration.run_id if migration else "",
+        "state": migration.state if migration else "none",
+        "opened_at": _utc(migration.opened_at) if migration else "",
+        "plan_digest": migration.plan_digest if migration else "",
+        "plan_matches": migration is None or migration.plan_digest == status.plan_digest,
+        "snapshot": bool(migration and migration.snapshot),
+        "phases": [
+            {"phase": step.phase, "outcome": step.outcome, "when": _utc(step.when), "services": list(step.services), "this_migration": step.ours}
+            for step in status.steps
+        ],
+        "services": [
+            {
+                "service": item.service,
+                "fault": item.fault,
+                "finished": item.finished,
+                "rejects": item.rejects,
+                "sessions": item.sessions,
+                "snapshot_age": item.snapshot_age,
+                "unsettled": item.unsettled,
+                "limits": dict(item.limits),
+            }
+            for item in status.services
+        ],
+        "tables": tables(status.services, validated),
+        "faults": list(status.faults),
+        "next": {"command": status.next.command, "why": status.next.why},
+    }
+
+
+def tables(services: Sequence[ServiceState], validated: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a line for each target table: the ledger's figures joined with the last validation's."""
+    judged = {str(item.get("target") or item.get("name")): item for item in validated.get("tables", []) if isinstance(item, Mapping)}
+    lines: dict[str, dict[str, Any]] = {}
+    for item in services:
+        for table in item.tables:
+            lines[table.target] = {
+                "target": table.target,
+                "chunks": table.chunks,
+                "chunks_done": table.chunks_done,
+                "rows": table.rows,
+                "expected": table.expected,
+                "seconds": round(table.seconds, 2),
+                "rate": round(table.rate),
+                "recent_rate": round(table.recent_rate),
+            }
+    for name, item in judged.items():
+        line = lines.setdefault(name, {"target": name})
+        line |= {key: item.get(key) for key in ("source_rows", "target_rows", "differences")}
+    return list(lines.values())
+
+
+def _utc(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
