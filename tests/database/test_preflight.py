@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.plan import Policy
+from ansible.module_utils.migration.preflight import rejects
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.findings import Finding
 
 from tests.conftest import execute
-from tests.mutation.world import NAMESPACE, SERVICES, fill, read_plan
+from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
 
 
 @pytest.fixture
@@ -45,3 +48,108 @@ def test_a_clean_monolith_passes(context: Context, options: preflight.Options) -
     print("\n".join(str(i) for i in report.findings), report.seconds)
     assert [item for item in report.findings if item.level == "stop"] == []
     assert report.rows["auth_service.users", ""] > 300
+
+
+DIRTY = {
+    "users": """
+        INSERT INTO auth_user (id, password, last_login, is_superuser, username, first_name, last_name, email, is_staff, is_active, date_joined) VALUES
+          (9001, 'x', NULL, false, 'blank1', '', '', '', false, true, now()), (9002, 'x', NULL, false, 'blank2', '', '', '  ', false, true, now()),
+          (9003, 'x', NULL, false, 'twin1', '', '', 'twin@example.org', false, true, now()), (9004, 'x', NULL, false, 'twin2', '', '', 'twin@example.org', false, true, now()),
+          (9005, 'x', 'infinity', false, 'CASED', '', '', 'Cased@example.org', false, true, now()), (9006, 'x', NULL, false, 'cased', '', '', 'cased@example.org', false, true, now())""",
+    "permission names": "INSERT INTO auth_permission (id, name, content_type_id, codename) SELECT 9001, repeat('n', 101), min(id), 'long_name' FROM django_content_type",
+    "permission codenames": "INSERT INTO auth_permission (id, name, content_type_id, codename) SELECT x, 'n', min(id), 'twice' FROM django_content_type, (VALUES (9002), (9003)) AS v (x) GROUP BY x",
+    "content types": "INSERT INTO auth_permission (id, name, content_type_id, codename) VALUES (9004, 'n', 999999, 'no_content_type')",
+    "groups": "INSERT INTO auth_group (id, name) VALUES (9001, repeat('g', 51)); INSERT INTO auth_user_groups (user_id, group_id) VALUES (9003, 9001), (9003, 999999)",
+    "orphans": """
+        INSERT INTO users_role (id, user_id, role_type, company_id, institution_id, is_active, granted_by, granted_at, created_at, updated_at)
+        VALUES (900001, 999999, 'student', 888888, 777777, true, 666666, now(), now(), now());
+        INSERT INTO auth_user_user_permissions (user_id, permission_id) VALUES (9003, 999999), (999999, 1)""",
+    "students": """
+        ALTER TABLE students ALTER gpa TYPE numeric, ALTER year_of_study TYPE bigint, ALTER skills TYPE json USING skills::json, ALTER student_id TYPE varchar(90);
+        ALTER TABLE students DROP CONSTRAINT students_student_id_key;
+        INSERT INTO students (id, user_id, student_id, gpa, year_of_study, skills, program, is_seeking_internship, created_at, updated_at) VALUES
+          (900001, 9001, repeat('s', 60), 12.5, 5000000000, '{"a": 1, "a": 2}', 'p', true, now(), now()),
+          (900002, 9002, 'same', 3.999, 1, '["\\u0000"]', 'p', true, now(), now()),
+          (900003, 9003, 'same' || repeat(' ', 60), 3.9, 1, '[1]', 'p', true, now(), now()),
+          (900004, 9004, 'same', 'NaN', 1, '[1]', 'p', true, now(), now())""",
+    "keys": "ALTER TABLE companies DROP CONSTRAINT companies_pkey; ALTER TABLE companies ALTER id DROP IDENTITY, ALTER id DROP NOT NULL, ALTER company_name DROP NOT NULL;"
+    " INSERT INTO companies (id, user_id, company_name, is_verified, created_at, updated_at) VALUES (NULL, 9001, 'c', true, now(), now()), (900001, 9002, NULL, true, now(), now()),"
+    " (900001, 9003, 'c', true, now(), now())",
+}
+
+
+def test_every_violation_of_a_dirty_monolith_is_named_with_rows_and_keys(context: Context, options: preflight.Options) -> None:
+    execute(context.source, *DIRTY.values())
+    report = preflight.run(context, options, None)
+    assert not report.passed
+    expected = {
+        ("blank", "email"): (2, ("9001", "9002")),
+        ("unique", "email"): (2, ("9003", "9004")),
+        ("length", "name"): (1, ("9001",)),
+        ("unique", "codename, content_type"): (2, ("9002", "9003")),
+        ("foreign_key", "content_type_id"): (1, ("9004",)),
+        ("length", "role_type"): (1, ("[9003, 9001]",)),
+        ("foreign_key", "group_id"): (1, ("[9003, 999999]",)),
+        ("not_null", "role_type"): (1, ("[9003, 999999]",)),
+        ("foreign_key", "company_id"): (1, ("900001",)),
+        ("foreign_key", "institution_id"): (1, ("900001",)),
+        ("foreign_key", "granted_by"): (1, ("900001",)),
+        ("foreign_key", "permission_id"): (1, ("[9003, 999999]",)),
+        ("length", "student_id"): (1, ("900001",)),
+        ("changed", "student_id"): (1, ("900003",)),
+        ("range", "gpa"): (1, ("900001",)),
+        ("changed", "gpa"): (1, ("900002",)),
+        ("range", "year_of_study"): (1, ("900001",)),
+        ("encoding", "skills"): (1, ("900002",)),
+        ("changed", "skills"): (1, ("900001",)),
+        ("unique", "student_id"): (2, ("900002", "900004")),
+        ("not_null", "id"): (1, ("NULL",)),
+        ("not_null", "company_name"): (1, ("900001",)),
+        ("unique", "id"): (2, ("900001", "900001")),
+    }
+    for (rule, column), (count, keys) in expected.items():
+        item = found(report, rule, column)
+        assert (item.level, item.count, item.keys) == ("stop", count, keys), (rule, column)
+    orphans = [item for item in report.findings if (item.rule, item.column) == ("foreign_key", "user_id")]
+    assert {(item.target, item.keys) for item in orphans} == {("user_service.roles", ("900001",)), ("auth_service.user_permissions", ("[999999, 1]",))}
+    assert {item.column for item in report.findings if item.rule == "case"} == {"email", "username"}
+    assert found(report, "range", "last_login").level == "warn"
+
+
+QUARANTINE = {
+    "email": ("blank", "unique"), "name": ("length",), "codename": ("unique",), "user_id": ("foreign_key",), "permission_id": ("foreign_key",),
+    "role_type": ("length", "not_null"), "group_id": ("foreign_key",), "content_type_id": ("foreign_key",), "company_id": ("foreign_key",), "institution_id": ("foreign_key",), "granted_by": ("foreign_key",),
+}  # fmt: skip
+
+
+def quarantining(context: Context) -> Context:
+    """Return the context with every rule above quarantined."""
+    targets = tuple(
+        replace(target, policies=tuple(Policy(column, rule, "quarantine", None, "here") for column, rules in QUARANTINE.items() for rule in rules))
+        if not target.bookkeeping
+        else target
+        for target in context.plan.targets
+    )
+    return replace(context, plan=replace(context.plan, targets=targets))
+
+
+def test_quarantine_takes_the_row_and_all_that_depends_on_it(context: Context, options: preflight.Options) -> None:
+    execute(context.source, *(text for name, text in DIRTY.items() if name not in ("students", "keys")))
+    context = quarantining(context)
+    report = preflight.run(context, options, None)
+    assert [item for item in report.findings if item.level == "stop"] == []
+    kept = rejects.compute(context, plan_time=PLAN_TIME)
+    by_target: dict[str, dict[str, str]] = {}
+    for item in kept:
+        by_target.setdefault(item.target, {})[item.source_key] = item.rule
+    assert by_target["auth_service.users"] == {"9001": "blank", "9002": "blank", "9004": "unique"}
+    assert by_target["auth_service.permissions"] == {"9001": "length", "9003": "unique", "9004": "foreign_key"}
+    assert by_target["auth_service.user_permissions"] == {"[9003, 999999]": "foreign_key", "[999999, 1]": "foreign_key"}
+    assert by_target["user_service.roles"] == {"[9003, 9001]": "length", "[9003, 999999]": "not_null", "900001": "foreign_key"}
+    assert {key for key, rule in by_target["auth_service.migration.id_map"].items()} == {"9001", "9002", "9003", "9004"}
+
+
+def test_above_the_cap_nothing_is_quarantined(context: Context, options: preflight.Options) -> None:
+    execute(context.source, DIRTY["users"])
+    report = preflight.run(quarantining(context), replace(options, quarantine_cap=2), None)
+    assert found(report, "quarantine", "").level == "stop"

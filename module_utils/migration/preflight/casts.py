@@ -23,6 +23,17 @@ PRECISE = (*STAMPS, "time without time zone", "time with time zone", "interval")
 INPUT_IS_VALID = 160000  # pg_input_is_valid() came with PostgreSQL 16
 _NULL_ESCAPE = r"(^|[^\\])(\\\\)*\\u0000"
 _STRING = r'"([^"\\]|\\.)*"'
+# PostgreSQL's name of an encoding: Python's; what WIN1252 leaves open PostgreSQL refuses as well.
+SINGLE_BYTE = {
+    "LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN5": "iso8859-9", "LATIN9": "iso8859-15", "ISO_8859_5": "iso8859-5",
+    "WIN1250": "cp1250", "WIN1251": "cp1251", "WIN1252": "cp1252", "KOI8R": "koi8-r",
+}  # fmt: skip
+_TAIL = "[89ab][0-9a-f]"
+# The well-formed sequences of RFC 3629, section 4, byte by byte in hexadecimal.
+_UTF8_AS_HEX = (
+    f"^([0-7][0-9a-f]|(c[2-9a-f]|d[0-9a-f]){_TAIL}|e0[ab][0-9a-f]{_TAIL}|(e[1-9abcef])({_TAIL}){{2}}|ed[89][0-9a-f]{_TAIL}"
+    f"|f0[9ab][0-9a-f]({_TAIL}){{2}}|f[123]({_TAIL}){{3}}|f48[0-9a-f]({_TAIL}){{2}})*$"
+)
 # Pairs whose cast cannot fail and keeps the value.
 _LOSSLESS = {
     ("smallint", "integer"), ("smallint", "bigint"), ("integer", "bigint"), ("boolean", "integer"),
@@ -81,6 +92,36 @@ def impossible(raw: str, source: str, column: ColumnSpec, version: int) -> tuple
     if source == "json" and wire == "jsonb":
         return (Condition("encoding", f"({raw})::text ~ {literal(_NULL_ESCAPE)}", "holds the escaped zero byte \\u0000, which jsonb refuses"),)
     return ()
+
+
+def unrepresentable(raw: str, source: str, encodings: tuple[str, str]) -> tuple[Condition, ...]:
+    """Return the condition under which a text has no form in the target's encoding; () where every text has one."""
+    have, want = encodings
+    if have == want or want == "SQL_ASCII" or source not in (*TEXTS, "json", "jsonb"):
+        return ()
+    if have == "SQL_ASCII" and want == "UTF8":
+        return (Condition("encoding", f"encode(convert_to(({raw})::text, 'SQL_ASCII'), 'hex') !~ {literal(_UTF8_AS_HEX)}", "is not valid UTF8"),)
+    if have == "UTF8" and want in SINGLE_BYTE:
+        return (Condition("encoding", f"({raw})::text ~ {literal(_not_in(SINGLE_BYTE[want]))}", f"has characters that {want} does not have"),)
+    return ()
+
+
+def provable(encodings: tuple[str, str]) -> bool:
+    """Return whether unrepresentable() can tell for this pair of encodings (source, target)."""
+    have, want = encodings
+    return have == want or "SQL_ASCII" == want or want == "UTF8" or (have == "UTF8" and want in SINGLE_BYTE)
+
+
+def _not_in(codec: str) -> str:
+    """Return a regular expression for any character that a single-byte codec does not have."""
+    codes = sorted(ord(text) for byte in range(1, 256) if (text := bytes([byte]).decode(codec, "ignore")))
+    ranges: list[list[int]] = []
+    for code in codes:
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "[^" + "".join(f"\\u{low:04x}-\\u{high:04x}" for low, high in ranges) + "]"
 
 
 def refused(value: str, column: ColumnSpec) -> tuple[Condition, ...]:

@@ -87,7 +87,7 @@ class PartScan:
 
 @dataclass(frozen=True)
 class UniquePart:
-    """A part's share in a uniqueness question: a SELECT of v1.., source_key, id for its rows."""
+    """A part's share in a uniqueness question: a SELECT of v1.., source_key, id, place (the part's number) for its rows."""
 
     part: Part
     select: str
@@ -167,8 +167,11 @@ def raw_expressions(target: Target, part: Part) -> tuple[str, ...]:
     return tuple(str(cell.key or f"src.{ident(part.key[0])}") if cell.is_id else raw_sql(cell, target.policies) for cell in part.cells)
 
 
-def build_scan(plan: Plan, target: Target, part: Part, schema: str, types: Sequence[str], primary_keys: Mapping[str, str], version: int) -> PartScan:
-    """Return a part's scan; `types` are those of raw_expressions(), `primary_keys` those of the source's tables."""
+def build_scan(plan: Plan, target: Target, part: Part, schema: str, types: Sequence[str], primary_keys: Mapping[str, str], version: int, encodings: tuple[str, str] = ("UTF8", "UTF8")) -> PartScan:
+    """Return a part's scan; `types` are those of raw_expressions(), `primary_keys` those of the source's tables.
+
+    `encodings` are the source's and the target's.
+    """
     spec = spec_of(plan, target)
     parents = _parents(plan, part, schema, primary_keys)
     checks: list[Check] = []
@@ -184,7 +187,7 @@ def build_scan(plan: Plan, target: Target, part: Part, schema: str, types: Seque
         if column is None:
             values[cell.name] = Values(cell, raw, kind, cell.sql)
             continue
-        unsafe = casts.impossible(raw, kind, column, version) if not cell.constant else ()
+        unsafe = (*casts.unrepresentable(raw, kind, encodings), *casts.impossible(raw, kind, column, version)) if not cell.constant else ()
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
         values[cell.name] = Values(cell, raw, kind, value, unsafe)
@@ -267,7 +270,7 @@ def _key_unique(target: Target, scan: PartScan, proven: frozenset[tuple[str, str
     if part.table is not None and len(part.key) == 1 and (part.table, part.key[0]) in proven:
         return None
     columns = ", ".join(f"src.{ident(name)} AS v{i}" for i, name in enumerate(part.key, 1))
-    select = f"SELECT {columns}, {part.key_text} AS source_key, {part.id_cell.sql} AS id FROM {scan.base}"
+    select = f"SELECT {columns}, {part.key_text} AS source_key, {part.id_cell.sql} AS id, 0 AS place FROM {scan.base}"
     return Unique(
         target, "the key", (target.id_column,), len(part.key), (UniquePart(part, select),), True, False, part.id_cell.place or part.label,
         policy_of(target, target.id_column, "unique"),
@@ -285,20 +288,20 @@ def _unique(
     proven: frozenset[tuple[str, str]],
 ) -> list[Unique]:
     columns = tuple(column for _, column in elements if column)
-    if len(scans) == 1 and predicate is None and any(_copied(scans[0], column) in proven for column in columns):
-        return []
     wanted = columns if len(columns) == len(elements) and predicate is None else tuple(column.name for column in spec.columns)
     single = columns[0] if len(elements) == len(columns) == 1 else None
     column = spec.column(single) if single else None
     blank_apart = bool(column and column.not_null and column.wire_type in casts.TEXTS)
+    if not blank_apart and len(scans) == 1 and predicate is None and any(_copied(scans[0], name) in proven for name in columns):
+        return []
     citext = {item.name for item in spec.columns if item.type.endswith("citext")}
     parts = []
-    for scan in scans:
+    for number, scan in enumerate(scans):
         inner = ", ".join(f"{scan.values[item].value} AS {ident(item)}" for item in wanted)
         outer = ", ".join(f"{f'lower({sql})' if column in citext else sql} AS v{i}" for i, (sql, column) in enumerate(elements, 1))
         where = f" WHERE ({predicate})" if predicate else (f" WHERE btrim(({ident(single)})::text) <> ''" if single and blank_apart else "")
         body = f"SELECT {inner}, {scan.part.key_text} AS __key, {scan.part.id_cell.sql} AS __id FROM {scan.base}"
-        parts.append(UniquePart(scan.part, f"SELECT {outer}, __key AS source_key, __id AS id FROM ({body}) AS one{where}"))
+        parts.append(UniquePart(scan.part, f"SELECT {outer}, __key AS source_key, __id AS id, {number} AS place FROM ({body}) AS one{where}"))
     first = columns[0] if columns else elements[0][0]
     place = next((cell.place for cell in scans[0].part.cells if cell.name == first), "") or scans[0].part.path
     policy = next((found for column in columns if (found := policy_of(target, column, "unique"))), None)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,8 @@ from .. import ddl, driver
 from ..context import Context
 from ..contract import Contract
 from ..errors import MigrationError
-from . import coverage, readiness, scan, source_catalog
-from .findings import STOP, Finding, ordered, stops
+from . import coverage, readiness, rejects, scan, source_catalog
+from .findings import STOP, WARN, Finding, ordered, stops
 from .readiness import require_reachable
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
@@ -81,7 +82,7 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
             for name in context.plan.services
         }
         control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
-        found, _source_server, _servers = readiness.check(context, source, targets, control, options.bin_dir)
+        found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
         lap("readiness")
         with driver.database_errors(context.source.place, "reading the catalog"):
@@ -91,11 +92,32 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
         findings += coverage.check(context.plan, catalog)
         findings += _drift(context)
         lap("coverage")
-        scanned = scan.run(source, context.plan, catalog)
+        encodings = {name: (source_server.encoding, server.encoding) for name, server in servers.items()}
+        scanned = scan.run(source, context.plan, catalog, encodings)
         findings += scanned.findings
         rows = scanned.rows
         lap("contract")
+        if rejects.quarantines(context.plan):
+            found, extra["quarantine"] = _quarantine(context, plan_time, options.quarantine_cap)
+            findings += found
+            lap("quarantine")
     return Report(ordered(findings), rows, clock, extra)
+
+
+def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """Return how many rows stay behind by policy, for each target and rule."""
+    try:
+        kept = rejects.compute(context, plan_time=plan_time, cap=cap, settings=GENTLE)
+    except MigrationError as exc:
+        return [Finding(STOP, "policies", "quarantine", str(exc), "correct the source, or choose other policies")], []
+    counts = Counter((item.target, item.part, item.rule, item.column_name) for item in kept)
+    listed = [{"target": key[0], "part": key[1], "rule": key[2], "column": key[3], "rows": number} for key, number in counts.items()]
+    findings = [
+        Finding(WARN, item["target"], "quarantine", f"stay behind ({item['rule']})", "docs/preflight.md says how a corrected row is brought in", item["target"], item["column"], item["rows"])
+        for item in listed
+        if not item["target"].endswith(".id_map")
+    ]
+    return findings, listed
 
 
 def _drift(context: Context) -> list[Finding]:

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import driver
 from ..errors import MigrationError
 from ..plan import Part, Plan, Target
+from . import casts
 from .contract_checks import Check, PartScan, Unique, build_scan, build_uniques, raw_expressions, scanned
 from .findings import INFO, STOP, WARN, Finding
 from .source_catalog import SourceCatalog
@@ -29,7 +30,10 @@ class Scanned:
     uniques: tuple[Unique, ...]
 
 
-def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog) -> tuple[tuple[PartScan, ...], list[Finding]]:
+Encodings = Mapping[str, tuple[str, str]]  # of the source and of the target, by service
+
+
+def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog, encodings: Encodings | None = None) -> tuple[tuple[PartScan, ...], list[Finding]]:
     """Return every part's scan, and a finding for each part whose SQL the source does not understand."""
     version = connection.server_version
     scans: list[PartScan] = []
@@ -42,7 +46,7 @@ def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog) ->
             types = _types(connection, raw_expressions(target, part), part.source(source.schema), names)
             with driver.database_errors(part.label, "reading the projection"):
                 driver.rows(connection, f"{part.select(source.schema)} LIMIT 0")
-            scan = build_scan(plan, target, part, source.schema, types, source.primary_keys, version)
+            scan = build_scan(plan, target, part, source.schema, types, source.primary_keys, version, (encodings or {}).get(target.service, ("UTF8", "UTF8")))
             with driver.database_errors(part.label, "building the checks"):
                 driver.rows(connection, f"SELECT 1 FROM {scan.source} LIMIT 0")
         except MigrationError:
@@ -52,9 +56,12 @@ def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog) ->
     return tuple(scans), findings
 
 
-def run(connection: driver.Connection, plan: Plan, source: SourceCatalog) -> Scanned:
+def run(connection: driver.Connection, plan: Plan, source: SourceCatalog, encodings: Encodings | None = None) -> Scanned:
     """Return what the rows of the source break."""
-    scans, findings = prepare(connection, plan, source)
+    scans, findings = prepare(connection, plan, source, encodings)
+    for service, pair in (encodings or {}).items():
+        if not casts.provable(pair):
+            findings.append(Finding(WARN, service, "encoding", f"preflight cannot prove that {pair[1]} holds every text of {pair[0]}", "make the database with ENCODING 'UTF8'"))
     rows: dict[tuple[str, str], int] = {}
     for scan in scans:
         count, found = _scan(connection, scan)
