@@ -70,7 +70,8 @@ def _running(tables: Sequence[Mapping[str, Any]]) -> list[str]:
     for item in tables:
         left, rate = item.get("expected", 0) - item.get("rows", 0), item.get("recent_rate", 0)
         share = f"{100 * item.get('chunks_done', 0) // max(1, item.get('chunks', 1))}%"
-        rows.append((item["target"], share, _count(item.get("rows")), _count(item.get("expected")), _count(rate), _clock(left / rate) if rate and left > 0 else ""))
+        time_left = _clock(left / rate) if rate and left > 0 else ""
+        rows.append((item["target"], share, _count(item.get("rows")), _count(item.get("expected")), _count(rate), time_left))
     return _table(_RUNNING, rows)
 
 
@@ -89,9 +90,10 @@ def _closing(tables: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         )
     sums = [_sum(tables, name) for name in ("source_rows", "target_rows", "differences")]
-    seconds = sum(item.get("seconds") or 0 for item in tables)
-    carried = sum(item.get("rows") or 0 for item in tables)
-    rows.append(("total", *map(_count, sums), f"{seconds:.2f}", _count(round(carried / seconds)) if seconds else ""))
+    ran = [item for item in tables if item.get("ended")]
+    seconds = max(item["ended"] for item in ran) - min(item["started"] for item in ran) if ran else 0.0
+    carried = sum(item.get("rows") or 0 for item in ran)
+    rows.append(("total, side by side", *map(_count, sums), f"{seconds:.2f}", _count(round(carried / seconds)) if seconds else ""))
     return _table(_HEAD, rows)
 
 

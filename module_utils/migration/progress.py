@@ -101,9 +101,9 @@ class Progress:
             self._write(self._clock(), force=True)
 
     def rates(self) -> dict[str, list[tuple[float, float]]]:
-        """Return, for each table, points (seconds since the start, units a second) for a plot; at most SAMPLES each."""
+        """Return, for each table, points (seconds since the start, units a second) for a plot; SAMPLES at most each."""
         with self._lock:
-            return {name: _rates(item.samples, self._start) for name, item in self._tables.items()}
+            return {name: _rates([*item.samples, item.window[-1]], self._start) for name, item in self._tables.items()}
 
     def _write(self, now: float, *, force: bool) -> None:
         if self._path is None or (not force and now - self._written < self._interval):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from . import control, driver
@@ -24,15 +24,21 @@ RECENT = 60  # seconds over which the present rate is measured
 
 @dataclass(frozen=True)
 class TableState:
-    """How far the transfer of one target is; rows of finished chunks, seconds and rate by the ledger's clock."""
+    """How far the transfer of one target is: rows of finished chunks, and between which moments (Unix time) they were carried."""
 
     target: str
     chunks: int
     chunks_done: int
     rows: int
     expected: int
-    seconds: float
+    started: float
+    ended: float
     recent_rate: float
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the copy took."""
+        return max(0.0, self.ended - self.started)
 
     @property
     def rate(self) -> float:
@@ -94,10 +100,12 @@ class Status:
 
 def look(context: Context) -> Status:
     """Return where the migration stands; MigrationError when the control database cannot be reached."""
-    with contextlib.closing(control.connect(context.control, readonly=True)) as connection:
-        with driver.database_errors(context.control.place, "reading the migration's records"):
-            migration = control.newest(connection)
-            steps = read_steps(connection, migration)
+    with (
+        contextlib.closing(control.connect(context.control, readonly=True)) as connection,
+        driver.database_errors(context.control.place, "reading the migration's records"),
+    ):
+        migration = control.newest(connection)
+        steps = read_steps(connection, migration)
     services = tuple(_service(context, name) for name in context.plan.services)
     return Status(migration, context.plan.digest, steps, services, advise(migration, context.plan.digest, steps, services))
 
@@ -120,9 +128,11 @@ def _step(records: Sequence[Record], phase: str, migration: Migration | None) ->
 
 def _service(context: Context, service: str) -> ServiceState:
     try:
-        with contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection:
-            with driver.database_errors(context.targets[service].place, "reading the ledger"):
-                return read_service(connection, service)
+        with (
+            contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection,
+            driver.database_errors(context.targets[service].place, "reading the ledger"),
+        ):
+            return read_service(connection, service)
     except MigrationError as exc:
         return ServiceState(service, fault=str(exc))
 
@@ -141,7 +151,7 @@ def read_service(connection: driver.Connection, service: str) -> ServiceState:
         connection,
         "SELECT target, count(*), count(*) FILTER (WHERE state = 'done'), coalesce(sum(rows), 0)::bigint,"
         " sum(CASE WHEN state = 'done' THEN rows ELSE estimate END)::bigint,"
-        " coalesce(extract(epoch FROM max(finished_at) - min(started_at)), 0)::float8,"
+        " coalesce(extract(epoch FROM min(started_at)), 0)::float8, coalesce(extract(epoch FROM max(finished_at)), 0)::float8,"
         " coalesce(sum(rows) FILTER (WHERE finished_at > clock_timestamp() - make_interval(secs => %(recent)s)), 0)::float8"
         " / least(%(recent)s, greatest(1, extract(epoch FROM clock_timestamp() - min(started_at))))::float8"
         " FROM migration.chunks GROUP BY target ORDER BY min(id)",
@@ -176,7 +186,8 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
     if migration is None or migration.state == "rolled_back":
         if preflight is not None and preflight.outcome == "failed":
             return Next("playbooks/preflight.yml", "the last preflight found what stops a migration; mend it and run it again")
-        return Next("playbooks/preflight.yml", "nothing has been migrated" if migration is None else f"migration {migration.run_id} was rolled back; a new one can start")
+        over = "nothing has been migrated" if migration is None else f"migration {migration.run_id} was rolled back; a new one can start"
+        return Next("playbooks/preflight.yml", over)
     if migration.state == "finished":
         return Next("playbooks/cleanup.yml", f"migration {migration.run_id} is finished")
     if migration.plan_digest != plan_digest:
@@ -258,6 +269,8 @@ def tables(services: Sequence[ServiceState], validated: Mapping[str, Any]) -> li
                 "chunks_done": table.chunks_done,
                 "rows": table.rows,
                 "expected": table.expected,
+                "started": table.started,
+                "ended": table.ended,
                 "seconds": round(table.seconds, 2),
                 "rate": round(table.rate),
                 "recent_rate": round(table.recent_rate),
@@ -269,4 +282,4 @@ def tables(services: Sequence[ServiceState], validated: Mapping[str, Any]) -> li
 
 
 def _utc(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
