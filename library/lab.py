@@ -139,12 +139,13 @@ def run(module: AnsibleModule) -> dict[str, object]:
 
 
 def summary(asked: str, options: lab.Options, state: layout.State | None) -> list[str]:
-    """Return what an operator wants to know about the lab."""
+    """Return what an operator wants to know about the lab as it is now; a dry run has changed nothing."""
     if state is None:
         return ["There is no lab."]
-    lines = [f"The lab is {asked}, in {state.root}, with {state.users or 0:,} users."]
+    filled = "not filled yet" if state.users is None else f"with {state.users:,} users"
+    lines = [f"The lab is in {state.root}, {filled}."]
     if asked == "started" and state.users not in (None, options.users):
-        lines.append(f"It was not filled with {options.users:,} users, because it is filled already; delete it first: -e lab_state=absent")
+        lines.append(f"lab_users is {options.users:,}, but a filled monolith is left as it is; for another one, first -e lab_state=absent")
     return lines
 
 

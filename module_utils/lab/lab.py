@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -54,9 +55,7 @@ def describe(options: Options, state: State) -> Lab:
     account = process.Account.for_servers()
     bin_dir = postgres.binaries(state.root, account)
     servers = {
-        site.name: PostgresServer(
-            site.name, state.root / site.name, bin_dir, state.secret(site.name, postgres.SUPERUSER), options.postgres_settings, account
-        )
+        site.name: PostgresServer(site.name, state.root / site.name, bin_dir, state.secret(site.name, postgres.SUPERUSER), options.postgres_settings, account)
         for site in SITES
     }
     store = ValkeyServer(SESSIONS, state.root / SESSIONS, valkey.program(state.root, account), state.secret(SESSIONS), account=account)
@@ -205,6 +204,7 @@ def _monolith(options: Options, lab: Lab, check: bool, progress: Progress) -> li
     endpoint = lab.servers[MONOLITH].endpoint(database.name, user=database.owner, password=lab.state.secret(MONOLITH, database.owner))
     environment = {
         **process.environment(options.monolith_dir),
+        **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},  # Django is where our own packages are
         "PGHOST": endpoint.host,
         "PGPORT": str(endpoint.port),
         "PGDATABASE": endpoint.dbname,

@@ -100,9 +100,7 @@ def read_state(state_dir: Path) -> State | None:
 
 def write_state(state_dir: Path, state: State) -> None:
     """Write the pointer file."""
-    replace_file(
-        state_dir / STATE_FILE, json.dumps({"root": str(state.root), "secrets": dict(state.secrets), "users": state.users}, indent=1) + "\n"
-    )
+    replace_file(state_dir / STATE_FILE, json.dumps({"root": str(state.root), "secrets": dict(state.secrets), "users": state.users}, indent=1) + "\n")
 
 
 def inventory_files(inventory_dir: Path, state: State, homes: Mapping[str, Path], bin_dir: Path, store: tuple[str, int]) -> dict[Path, str]:

@@ -57,9 +57,7 @@ class PostgresServer:
         """Return the file the server logs to."""
         return self.home / "log"
 
-    def endpoint(
-        self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None, session_role: str | None = None
-    ) -> Endpoint:
+    def endpoint(self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None, session_role: str | None = None) -> Endpoint:
         """Return how to reach a database of this server; the superuser's password is known."""
         known = self.password if user == SUPERUSER and password is None else password
         return Endpoint(self.name, str(self.home), PORT, dbname, user, known, sslmode="disable", session_role=session_role)
@@ -79,9 +77,7 @@ def binaries(root: Path, account: process.Account | None) -> Path:
         return original
     _copy(package, root / "software", account)
     if not _runs(copied / "postgres", account):
-        raise MigrationError(
-            f"lab: {copied / 'postgres'} does not run here; is {root} mounted noexec, or the wheel made for another machine?"
-        )
+        raise MigrationError(f"lab: {copied / 'postgres'} does not run here; is {root} mounted noexec, or the wheel made for another machine?")
     return copied
 
 

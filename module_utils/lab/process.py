@@ -82,9 +82,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def run(argv: Sequence[str], home: Path, account: Account | None) -> None:
     """Run a command to its end; raise MigrationError with the last lines it said."""
-    done = subprocess.run(
-        argv, cwd=home, env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **identity(account)
-    )
+    done = subprocess.run(argv, cwd=home, env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **identity(account))
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
         raise MigrationError(f"lab: {Path(argv[0]).name} ended with status {done.returncode}: {said}; the lab's folder is {home}")
@@ -119,7 +117,9 @@ def alive(pid: int, marker: str) -> bool:
         os.waitpid(pid, os.WNOHANG)  # our own dead child: PostgreSQL would take the zombie for the living owner of its lock file
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and marker in process.cmdline()
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return bool(process.num_threads() > 1)  # its other threads still hold the sockets
+        return marker in process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 

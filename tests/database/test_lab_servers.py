@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import redis
 from ansible.module_utils.lab import postgres as pg
-from ansible.module_utils.lab import process, valkey as vk
+from ansible.module_utils.lab import process
+from ansible.module_utils.lab import valkey as vk
 from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
 
@@ -78,7 +79,7 @@ def test_a_killed_server_is_started_again_with_its_data(own_server: pg.PostgresS
 def test_a_server_that_cannot_start_says_why(own_server: pg.PostgresServer) -> None:
     pg.create(own_server)
     wrong = dataclasses.replace(own_server, settings={"shared_buffers": "many"})
-    with pytest.raises(MigrationError, match="own did not start:.*shared_buffers"):
+    with pytest.raises(MigrationError, match=r"own did not start:.*shared_buffers"):
         pg.start(wrong)
 
 

@@ -68,6 +68,12 @@ SELECT c.relname, string_agg(a.attname || ' ' || format_type(a.atttypid, a.attty
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname <> 'django_migrations' GROUP BY c.relname
 """
+UNIQUE_PAIRS = """
+SELECT conrelid::regclass::text,
+  (SELECT string_agg(attname, ',' ORDER BY place) FROM unnest(conkey) WITH ORDINALITY AS k (n, place)
+   JOIN pg_attribute ON attrelid = conrelid AND attnum = n)
+FROM pg_constraint WHERE contype = 'u' AND cardinality(conkey) > 1 AND connamespace = 'public'::regnamespace
+"""
 INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
 
 
@@ -81,9 +87,7 @@ def manage(endpoint: Endpoint, *arguments: str) -> subprocess.CompletedProcess[s
         "PGPASSWORD": endpoint.password or "",
         "DJANGO_SECRET_KEY": "of the tests",
     }
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments], cwd=MONOLITH, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "manage.py", *arguments], cwd=MONOLITH, env=environment, capture_output=True, text=True, check=False)
 
 
 def ask(endpoint: Endpoint, statement: str) -> list[tuple[Any, ...]]:
@@ -116,11 +120,7 @@ def monolith(postgres: PostgresServer) -> Iterator[Endpoint]:
 
 def test_the_tables_are_those_of_the_strategy(monolith: Endpoint) -> None:
     assert dict(ask(monolith, DESCRIBE)) == TABLES
-    pairs = ask(
-        monolith,
-        "SELECT conrelid::regclass::text, (SELECT string_agg(attname, ',' ORDER BY place) FROM unnest(conkey) WITH ORDINALITY AS k (n, place)"
-        " JOIN pg_attribute ON attrelid = conrelid AND attnum = n) FROM pg_constraint WHERE contype = 'u' AND cardinality(conkey) > 1 AND connamespace = 'public'::regnamespace",
-    )
+    pairs = ask(monolith, UNIQUE_PAIRS)
     assert set(pairs) == PAIRS
 
 

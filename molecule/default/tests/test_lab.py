@@ -21,9 +21,7 @@ INVENTORY = Path(__file__).resolve().parents[3] / "inventories" / "molecule"
 
 def variables(host: str) -> dict[str, Any]:
     folders = [INVENTORY / "group_vars" / "all", INVENTORY / "group_vars" / "databases", INVENTORY / "host_vars" / host]
-    return {
-        key: value for folder in folders for file in sorted(folder.glob("*.yml")) for key, value in yaml.safe_load(file.read_text()).items()
-    }
+    return {key: value for folder in folders for file in sorted(folder.glob("*.yml")) for key, value in yaml.safe_load(file.read_text()).items()}
 
 
 def ask(host: str, statement: str) -> Any:

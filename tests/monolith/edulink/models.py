@@ -45,10 +45,10 @@ class Profile(models.Model):
 
     class Meta:
         db_table = "users_profile"
-        permissions = [
+        permissions = (
             ("moderate_profile", "Can hide a profile that breaks the rules, until its owner has mended it"),
             ("export_" + "x" * 93, "Can export " + "ü" * 89),  # both as long as the services take them: 100
-        ]
+        )
 
 
 class Student(models.Model):
@@ -102,9 +102,7 @@ class Role(models.Model):
     company = models.ForeignKey(Company, models.SET_NULL, null=True)
     permissions = models.JSONField(null=True)
     is_active = models.BooleanField()
-    granted_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, db_column="granted_by", related_name="granted_roles"
-    )
+    granted_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, db_column="granted_by", related_name="granted_roles")
     granted_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField()

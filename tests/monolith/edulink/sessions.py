@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -26,7 +26,7 @@ SIGNED = 2_000  # more sessions than these are copies under other keys: a signat
 
 def fill_sessions(count: int, now: datetime | None = None) -> int:
     """Make `count` sessions beside those of the known accounts; return how many were made in all."""
-    now = now or datetime.now(timezone.utc)
+    now = now or datetime.now(UTC)
     made = [*_known(now), *_many(min(count, SIGNED), now)]
     Session.objects.bulk_create(made, batch_size=500)
     if count > SIGNED:
