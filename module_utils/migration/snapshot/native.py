@@ -1,0 +1,132 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Find the rows in a service that are neither in the snapshot nor migrated: somebody has been using it.
+
+Both sides' ids are compared as sets: first by count and two sums, which settles it for a service that nobody has touched;
+else as two sorted streams, so memory is flat however many rows there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
+
+from .. import driver
+from ..context import Context
+from ..driver import Endpoint
+from ..plan import BOOKKEEPING, Part, Target
+from ..quote import ident, qualified
+from . import database, restore
+from .manifest import Dumped
+
+_STREAMED = 20_000  # rows fetched at a time
+_LANES = "count(*), coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text, coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text"
+
+
+@dataclass(frozen=True)
+class Unaccounted:
+    """Rows of a table that are nobody's; `computed` of them have an id of version 8, as the migration makes them."""
+
+    table: str
+    rows: int
+    computed: int
+
+
+def unaccounted(context: Context, service: str, plan_time: str, dumped: Dumped, restored: str | None) -> list[Unaccounted]:
+    """Return the tables with rows that are neither in the snapshot (the copy `restored`, if there is one yet) nor migrated."""
+    endpoint = context.targets[service]
+    found = []
+    with (
+        contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=plan_time)) as source,
+        contextlib.closing(driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)) as target,
+        driver.database_errors(endpoint.place, "looking for rows that are not the migration's"),
+    ):
+        mapped = [item for item in context.plan.of(service) if not item.bookkeeping]
+        for item in mapped:
+            if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
+                continue
+            before = dumped.content.table(item.schema, item.table)
+            foreign = _strangers(context, source, target, item, endpoint, restored, before.rows if before else 0)
+            if foreign.rows:
+                found.append(foreign)
+        found += _other_tables(endpoint, dumped, {(item.schema, item.table) for item in mapped})
+    return found
+
+
+def _strangers(
+    context: Context, source: driver.Connection, target: driver.Connection, item: Target, endpoint: Endpoint, restored: str | None, before: int
+) -> Unaccounted:
+    schema = context.source.schema
+    column = f"encode(uuid_send({ident(item.id_column)}), 'hex')"
+    if _set(target, f"SELECT {column} AS h FROM {item.qualified}") == _set(source, " UNION ALL ".join(_ids(part, schema) for part in item.parts)):
+        return Unaccounted(item.name, 0, 0)
+    ours = heapq.merge(*(_stream(source, _ids(part, schema)) for part in item.parts))
+    theirs = _stream(target, f"SELECT {column} AS h FROM {item.qualified}")
+    left = _minus(theirs, ours)
+    if before and restored is not None:
+        with contextlib.closing(driver.connect(replace(endpoint, dbname=restored), application_name=database.APPLICATION_NAME, readonly=True)) as copy:
+            kept = _stream(copy, f"SELECT {column} AS h FROM {item.qualified}")
+            return _count(item.name, _minus(left, kept), 0)
+    return _count(item.name, left, before)
+
+
+def _count(name: str, ids: Iterator[str], known: int) -> Unaccounted:
+    rows = computed = 0
+    for identity in ids:
+        rows += 1
+        computed += identity[12] == "8"
+    return Unaccounted(name, max(0, rows - known), min(computed, max(0, rows - known)))
+
+
+def _ids(part: Part, schema: str) -> str:
+    return part.select_columns([f"encode({part.id_cell.sql}, 'hex') AS h"], schema)
+
+
+def _set(connection: driver.Connection, statement: str) -> tuple[object, ...]:
+    return driver.rows(connection, f"SELECT {_LANES} FROM ({statement}) AS ids WHERE h IS NOT NULL")[0]
+
+
+_names = count()
+
+
+def _stream(connection: driver.Connection, statement: str) -> Iterator[str]:
+    with connection.cursor(name=f"ids_{next(_names)}") as cursor:
+        cursor.itersize = _STREAMED
+        cursor.execute(f'SELECT h COLLATE "C" FROM ({statement}) AS ids WHERE h IS NOT NULL ORDER BY 1')
+        for (identity,) in cursor:
+            yield identity
+
+
+def _minus(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:
+    """Yield what is only in the first of two sorted streams."""
+    other = next(second, None)
+    for item in first:
+        while other is not None and other < item:
+            other = next(second, None)
+        if item != other:
+            yield item
+
+
+def _other_tables(endpoint: Endpoint, dumped: Dumped, mapped: set[tuple[str, str]]) -> list[Unaccounted]:
+    """Return tables that the plan does not know and that have changed since the snapshot; their rows cannot be told apart."""
+    found = []
+    for table in restore.content(endpoint).tables:
+        if (table.schema, table.table) in mapped or table.schema.startswith(BOOKKEEPING):
+            continue
+        before = dumped.content.table(table.schema, table.table)
+        if before is None and table.rows:
+            found.append(Unaccounted(f"{endpoint.name}.{table.name}", table.rows, 0))
+        elif before is not None and (before.rows, before.digest) != (table.rows, table.digest):
+            found.append(Unaccounted(f"{endpoint.name}.{table.name}", max(1, table.rows - before.rows), 0))
+    return found
+
+
+def count_rows(endpoint: Endpoint, tables: list[tuple[str, str]]) -> int:
+    """Return how many rows the tables hold together; those that are not there hold none."""
+    with contextlib.closing(driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)) as connection:
+        there = [name for name in (qualified(*table) for table in tables) if driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is not None]
+        return sum(int(driver.scalar(connection, f"SELECT count(*) FROM {name}")) for name in there)

@@ -1,0 +1,113 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Delete exactly the rows that the migration wrote: those whose ids it computes, and those in its id map."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+
+from .. import driver
+from ..context import Context
+from ..control import Migration
+from ..driver import Endpoint
+from ..errors import MigrationError
+from ..plan import BOOKKEEPING, Target
+from ..quote import ident, literal
+from . import database
+
+_IDS = "migration_rollback_ids"  # a temporary table
+
+
+def kept_schema(migration: Migration) -> str:
+    """Return the name under which the ledger of a rolled back migration stays in the service."""
+    return database.derived(BOOKKEEPING, "rolled_back", migration.run_id)
+
+
+def is_removed(endpoint: Endpoint, migration: Migration) -> bool:
+    """Return whether the migration's rows were removed: the ledger got its other name in the same transaction."""
+    with contextlib.closing(driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)) as connection:
+        return driver.scalar(connection, "SELECT to_regnamespace(%s) IS NOT NULL", (ident(kept_schema(migration)),)) is True
+
+
+def remove(context: Context, service: str, migration: Migration) -> dict[str, int]:
+    """Delete the migration's rows of one service in one transaction; return how many from each table."""
+    endpoint = context.targets[service]
+    removed = {}
+    with (
+        contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
+        contextlib.closing(context.connect_target(service, database.APPLICATION_NAME)) as target,
+        driver.database_errors(endpoint.place, "removing the migration's rows"),
+    ):
+        source.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
+        with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
+        for item in children_first(target, [item for item in context.plan.of(service) if not item.bookkeeping]):
+            if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
+                continue
+            _load_ids(context, source, target, item, with_map)
+            driver.rows(target, f"ANALYZE {_IDS}")
+            with target.cursor() as cursor:
+                cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE row.{ident(item.id_column)} = ours.id")
+                removed[item.name] = cursor.rowcount
+            driver.rows(target, f"TRUNCATE {_IDS}")
+        if driver.scalar(target, "SELECT to_regnamespace(%s)", (BOOKKEEPING,)) is None:
+            driver.rows(target, f"CREATE SCHEMA {ident(kept_schema(migration))}")
+        else:
+            driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(kept_schema(migration))}")
+        target.commit()
+    return removed
+
+
+def children_first(connection: driver.Connection, targets: Sequence[Target]) -> list[Target]:
+    """Return the tables so that each comes before those that its foreign keys refer to; rings end in any order."""
+    refers = {
+        (child, parent)
+        for child, parent in driver.rows(
+            connection,
+            "SELECT format('%I.%I', n.nspname, c.relname), format('%I.%I', m.nspname, d.relname) FROM pg_constraint f"
+            " JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " JOIN pg_class d ON d.oid = f.confrelid JOIN pg_namespace m ON m.oid = d.relnamespace WHERE f.contype = 'f' AND f.conrelid <> f.confrelid",
+        )
+    }
+    left = {driver.scalar(connection, "SELECT format('%%I.%%I', %s, %s)", (item.schema, item.table)): item for item in targets}
+    ordered = []
+    while left:
+        free = next((name for name in left if not any(parent == name and child in left for child, parent in refers)), next(iter(left)))
+        ordered.append(left.pop(free))
+    return ordered
+
+
+def _load_ids(context: Context, source: driver.Connection, target: driver.Connection, item: Target, with_map: bool) -> None:
+    """Fill the temporary table with every id that the migration can have given to a row of this table."""
+    for part in item.parts:
+        select = part.select_columns([part.id_cell.sql], context.source.schema)
+        _pipe(source, f"COPY ({select}) TO STDOUT (FORMAT binary)", target, f"COPY {_IDS} FROM STDIN (FORMAT binary)")
+        if with_map:
+            driver.rows(target, f"INSERT INTO {_IDS} SELECT id FROM migration.id_map WHERE entity = {literal(part.entity)}")
+
+
+def _pipe(source: driver.Connection, copy_out: str, target: driver.Connection, copy_in: str) -> None:
+    """Copy from one connection to another; Python sees no row."""
+    reading, writing = os.pipe()
+    failed: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            with os.fdopen(writing, "wb") as out, source.cursor() as cursor:
+                cursor.copy_expert(copy_out, out)
+        except BaseException as exc:
+            failed.append(exc)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        with os.fdopen(reading, "rb") as file, target.cursor() as cursor:
+            cursor.copy_expert(copy_in, file)
+    finally:
+        sender.join()
+    if failed:
+        raise failed[0] if not isinstance(failed[0], OSError) else MigrationError("reading the ids from the source broke off; run this again")

@@ -1,0 +1,122 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore a dump into a new database and prove that the copy is what the manifest says."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .. import driver
+from ..driver import Endpoint
+from ..errors import MigrationError
+from . import clients, database, table_digest
+from .clients import Clients
+from .manifest import Dumped
+from .table_digest import Content
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How to restore: worker processes, where the clients are, and the database to connect to while others are renamed."""
+
+    jobs: int = 2
+    bin_dir: str | None = None
+    maintenance_db: str = "postgres"
+
+
+def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool = False) -> None:
+    """Make `dbname` on the endpoint's server and restore the dump in `folder` into it.
+
+    A `foreign` server is not the one the dump is from: owners, grants and tablespaces are left out, since its roles may
+    not exist there.
+    """
+    chosen = _clients(endpoint, options)
+    database.create(endpoint, options.maintenance_db, dbname, dumped.properties, foreign=foreign)
+    fresh = replace(endpoint, dbname=dbname)
+    argv = [chosen.program("pg_restore"), "--format=directory", "--exit-on-error", f"--jobs={options.jobs}", "--no-password", f"--dbname={dbname}"]
+    if foreign:
+        argv += ["--no-owner", "--no-privileges", "--no-tablespaces"]
+    elif endpoint.session_role:
+        argv.append(f"--role={endpoint.session_role}")
+    with clients.environment(fresh, database.APPLICATION_NAME) as env:
+        clients.run([*argv, str(folder)], env, fresh.place, "pg_restore")
+    if not foreign:
+        database.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
+
+
+def prove(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool = False) -> list[str]:
+    """Return what is different between a restored database and the manifest, in rows, content or definitions; [] proves it."""
+    fresh = replace(endpoint, dbname=dbname, session_role=None if foreign else endpoint.session_role)
+    found = content(fresh)
+    lines = table_digest.differences(dumped.content, found)
+    lines += schema_differences(fresh, folder, options, foreign=foreign)
+    if not foreign:
+        with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
+            lines += property_differences(dumped.properties, database.read(connection, dbname))
+    return lines
+
+
+def content(endpoint: Endpoint, tick: Callable[[str, int, int], None] = lambda table, done, total: None) -> Content:
+    """Return the content of a database, in one snapshot of its own."""
+    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    try:
+        with driver.database_errors(endpoint.place, "digesting the tables"):
+            connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            return table_digest.read(connection, tick)
+    finally:
+        connection.close()
+
+
+def schema_differences(fresh: Endpoint, folder: Path, options: RestoreOptions, *, foreign: bool) -> list[str]:
+    """Compare the definitions in the dump with those of the copy, as the same pg_dump writes both."""
+    chosen = _clients(fresh, options)
+    common = ["--schema-only", *(["--no-owner", "--no-privileges", "--no-tablespaces"] if foreign else [])]
+    with clients.environment(fresh, database.APPLICATION_NAME) as env:
+        wanted = clients.run([chosen.program("pg_restore"), "--format=directory", *common, "--file=-", str(folder)], env, fresh.place, "pg_restore")
+        role = [f"--role={fresh.session_role}"] if fresh.session_role else []
+        found = clients.run([chosen.program("pg_dump"), *common, *role, "--no-password"], env, fresh.place, "pg_dump")
+    missing, added = _statements(wanted) - _statements(found), _statements(found) - _statements(wanted)
+    if not missing and not added:
+        return []
+    first = next(iter([*missing, *added])).strip()[:120]
+    return [f"the definitions differ in {missing.total() + added.total()} lines, first: {first}"]
+
+
+def property_differences(wanted: database.Properties, found: database.Properties) -> list[str]:
+    """Return which properties of the database itself are different."""
+    names = ("owner", "encoding", "provider", "collate", "ctype", "locale", "tablespace", "connection_limit", "comment", "grants", "settings")
+    return [f"the database's {name} differs" for name in names if getattr(wanted, name) != getattr(found, name)]
+
+
+def _statements(text: str) -> Counter[str]:
+    """Return the lines that define something; pg_dump's comments, session settings and random \\restrict keys say nothing."""
+    return Counter(line for line in text.splitlines() if line and not line.startswith(("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")))
+
+
+def _clients(endpoint: Endpoint, options: RestoreOptions) -> Clients:
+    with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
+        major = connection.server_version // 10000
+    return clients.choose(clients.candidates(options.bin_dir), major, endpoint.place, options.bin_dir)
+
+
+def proven_copy(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions) -> None:
+    """Make sure that `dbname` is a proven copy; what a killed attempt left is proven or made anew."""
+    with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
+        left_over = database.exists(connection, dbname)
+    if left_over:
+        with contextlib.suppress(MigrationError):
+            if not prove(endpoint, dumped, folder, dbname, options):
+                return
+        database.drop(endpoint, options.maintenance_db, dbname)
+    restore(endpoint, dumped, folder, dbname, options)
+    lines = prove(endpoint, dumped, folder, dbname, options)
+    if lines:
+        raise MigrationError(
+            f"{endpoint.place}: the copy restored as {dbname} is not what the manifest says: {table_digest.in_words(lines)};"
+            " the service is untouched; look at the copy, then drop it and run playbooks/rollback.yml again"
+        )

@@ -1,0 +1,73 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which old snapshots may go, and what killed attempts left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from ..errors import MigrationError
+from . import manifest
+
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How many of the newest snapshots and those of how many days are kept; 0 and 0 keep all."""
+
+    count: int = 0
+    days: int = 0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A finished snapshot in the folder."""
+
+    folder: Path
+    run_id: str
+    taken_at: datetime
+
+
+def stored(root: Path, fingerprint: str) -> list[Stored]:
+    """Return the environment's finished snapshots, newest first; a folder whose manifest cannot be read is not one."""
+    found = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        if PARTIAL in folder.name or not (folder / manifest.NAME).is_file():
+            continue
+        try:
+            read = manifest.read(folder, None)
+        except MigrationError:
+            continue
+        if read.fingerprint == fingerprint and read.run_id == folder.name:
+            taken = min(_moment(item.taken_at) for item in read.databases)
+            found.append(Stored(folder, read.run_id, taken))
+    return sorted(found, key=lambda item: item.taken_at, reverse=True)
+
+
+def expired(found: list[Stored], keeping: Keeping, needed: Collection[str], now: datetime) -> list[Stored]:
+    """Return the snapshots that neither rule keeps; never the newest one, nor one that is needed."""
+    if keeping.count <= 0 and keeping.days <= 0:
+        return []
+    oldest = now - timedelta(days=keeping.days)
+    return [
+        item
+        for place, item in enumerate(found)
+        if place >= max(1, keeping.count) and not (keeping.days > 0 and item.taken_at >= oldest) and item.run_id not in needed
+    ]
+
+
+def remove_partial(root: Path, run_id: str) -> None:
+    """Remove what killed attempts at this migration's snapshot left."""
+    for folder in root.glob(f"{run_id}{PARTIAL}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _moment(text: str) -> datetime:
+    """Read a timestamptz as PostgreSQL writes it in UTC (`2026-01-31 12:00:00.5+00`)."""
+    return datetime.fromisoformat(text.split("+")[0]).replace(tzinfo=UTC)

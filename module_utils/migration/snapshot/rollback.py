@@ -1,0 +1,378 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back: give the services their state before the migration, and keep everything that tells what happened.
+
+Two scopes. `databases` restores each service into a new database, proves it and exchanges the names; what the migration
+made stays under another name. `data` deletes exactly the rows that the migration wrote and leaves the rest alone. Both
+find out from the databases how far an earlier attempt has come, so every step can be interrupted and run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import control, driver
+from ..context import Context
+from ..control import Migration
+from ..driver import Endpoint
+from ..errors import MigrationError
+from ..plan import BOOKKEEPING
+from ..quote import qualified
+from . import database, exchange, manifest, native, removal, sealing, take
+from .manifest import Manifest
+from .native import Unaccounted
+from .restore import RestoreOptions, proven_copy
+from .sealing import Sealing
+
+KIND = "rollback"
+EVIDENCE = ("id_map", "chunks", "rejects", "epochs", "pin")
+AS_BEFORE = "as before the rollback"
+AS_SNAPSHOT = "as in the snapshot"
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RollbackOptions:
+    """What to roll back: the scope, which services (empty: all), how many rows of others may be left behind."""
+
+    scope: str = "databases"
+    services: tuple[str, ...] = ()
+    discard_rows: int = 0
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    sealing: Sealing = field(default_factory=Sealing)
+
+
+@dataclass(frozen=True)
+class Names:
+    """A service's database, the restored copy that takes its place, and where the migrated state is kept."""
+
+    live: str
+    fresh: str
+    kept: str
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What a run came to; `states` says for each service how it stands now."""
+
+    changed: bool
+    run_id: str | None
+    lines: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    states: tuple[tuple[str, str], ...] = ()
+    sessions: bool = False
+    complete: bool = True
+    evidence: str = ""
+
+
+def names(endpoint: Endpoint, run_id: str) -> Names:
+    """Return the names that a rollback of this migration uses; they are the same in every run."""
+    return Names(endpoint.dbname, database.derived(endpoint.dbname, "restored", run_id), database.derived(endpoint.dbname, "migrated", run_id))
+
+
+def is_exchanged(endpoint: Endpoint, maintenance_db: str, chosen: Names) -> bool:
+    """Return whether the service has its old state already."""
+    with contextlib.closing(database.admin(endpoint, maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking for databases"):
+        return database.exists(connection, chosen.kept) and database.exists(connection, chosen.live)
+
+
+def roll_back(context: Context, options: RollbackOptions, note: Note = lambda text: None) -> RolledBack:
+    """Roll the services back; the migration stays open until close()."""
+    chosen = services(context, options)
+    with contextlib.closing(control.connect(context.control)) as records, take.lock(records, "rollback"):
+        migration = control.current(records)
+        if migration is None or migration.state != "open":
+            return _nothing(migration)
+        sessions = _has_sessions(records, migration)
+        if migration.snapshot is None:
+            return RolledBack(False, migration.run_id, ("the migration has no snapshot yet, so nothing was written to the services",), sessions=sessions)
+        _refuse_after_cutover(records, migration)
+        states: dict[str, str] = {}
+        try:
+            read = verified(context, records, migration, options)
+            steps = _Steps(context, options, records, migration, read, note, states)
+            lines = steps.databases(chosen) if options.scope == "databases" else steps.data(chosen)
+        except MigrationError as exc:
+            detail = {"error": str(exc), "states": {name: states.get(name, AS_BEFORE) for name in chosen}}
+            control.record(records, KIND, "failed", detail, migration=migration, plan_digest=context.plan.digest)
+            raise
+        left = [service for service in context.plan.services if not _is_back(context, records, options, migration, service)]
+        return RolledBack(
+            bool(lines),
+            migration.run_id,
+            tuple(lines) or ("every service is as in the snapshot already",),
+            tuple(limits(left)),
+            tuple((service, AS_SNAPSHOT if service not in left else AS_BEFORE) for service in context.plan.services),
+            sessions,
+            not left,
+            str(evidence_folder(migration)),
+        )
+
+
+def close(context: Context, options: RollbackOptions) -> RolledBack:
+    """End the migration as rolled back, when every service is; it can start again afterwards."""
+    with contextlib.closing(control.connect(context.control)) as records, take.lock(records, "rollback"):
+        migration = control.current(records)
+        if migration is None or migration.state != "open":
+            return _nothing(migration)
+        if migration.snapshot is not None:
+            left = [service for service in context.plan.services if not _is_back(context, records, options, migration, service)]
+            if left:
+                return RolledBack(False, migration.run_id, (f"the migration stays open: {', '.join(left)} is not rolled back",), tuple(limits(left)), complete=False)
+        control.record(records, KIND, "passed", {"scope": options.scope}, migration=migration, plan_digest=context.plan.digest)
+        control.close(records, migration, "rolled_back")
+        return RolledBack(True, migration.run_id, (f"migration {migration.run_id} is closed as rolled back; playbooks/preflight.yml starts the next one",))
+
+
+def preview(context: Context, options: RollbackOptions) -> RolledBack:
+    """Return what roll_back() and close() would do; writes nothing."""
+    chosen = services(context, options)
+    with contextlib.closing(control.connect(context.control, readonly=True)) as records:
+        migration = control.current(records)
+        if migration is None or migration.state != "open":
+            return _nothing(migration)
+        if migration.snapshot is None:
+            return RolledBack(True, migration.run_id, (f"would close migration {migration.run_id}, which has written nothing",))
+        _refuse_after_cutover(records, migration)
+        read = verified(context, records, migration, options)
+        sessions = _has_sessions(records, migration)
+        back = {service for service in context.plan.services if _is_back(context, records, options, migration, service)}
+        lines = [line for service in chosen if service not in back for line in _would(context, options, migration, read, service)]
+        left = [service for service in context.plan.services if service not in {*chosen, *back}]
+        if sessions:
+            lines.append("would delete the sessions that the migration wrote to the session store")
+        if not left:
+            lines.append(f"would close migration {migration.run_id} as rolled back")
+        return RolledBack(True, migration.run_id, tuple(lines), tuple(limits(left)), sessions=sessions, complete=not left)
+
+
+def services(context: Context, options: RollbackOptions) -> tuple[str, ...]:
+    """Return the services to roll back; MigrationError when one is not known."""
+    for service in options.services:
+        if service not in context.plan.services:
+            raise MigrationError(f"rollback_services names {service!r}, the services are {', '.join(context.plan.services)}")
+    return tuple(service for service in context.plan.services if not options.services or service in options.services)
+
+
+def limits(left: Sequence[str]) -> Iterator[str]:
+    """Yield what it means that some services stay migrated."""
+    for service in left:
+        yield (
+            f"{service} stays migrated: its rows and those of the services rolled back refer to each other by ids that are on one side only now;"
+            " the migration stays open until playbooks/rollback.yml has rolled back every service"
+        )
+
+
+def verified(context: Context, records: driver.Connection, migration: Migration, options: RollbackOptions) -> Manifest:
+    """Return the manifest of the migration's snapshot after its targets' files were compared with it."""
+    folder = Path(str(migration.snapshot))
+    runner = next((item.detail.get("runner") for item in control.history(records, kind=take.KIND, migration=migration) if item.outcome == "passed"), "")
+    try:
+        read = manifest.read(folder, take.recorded_digest(records, migration))
+        for service in context.plan.services:
+            manifest.check_files(folder, read, service)
+    except MigrationError as exc:
+        raise MigrationError(f"{exc} (taken on runner {runner}; both services are as before the rollback)") from exc
+    return read
+
+
+def evidence_folder(migration: Migration) -> Path:
+    """Return where the ledgers and id maps of a rolled back migration are kept as CSV, beside its snapshot."""
+    folder = Path(str(migration.snapshot))
+    return folder.with_name(f"{folder.name}.evidence")
+
+
+class _Steps:
+    """The steps of one rollback; each leaves a record."""
+
+    def __init__(
+        self,
+        context: Context,
+        options: RollbackOptions,
+        records: driver.Connection,
+        migration: Migration,
+        read: Manifest,
+        note: Note,
+        states: dict[str, str],
+    ) -> None:
+        self.context = context
+        self.options = options
+        self.records = records
+        self.migration = migration
+        self.read = read
+        self.note = note
+        self.states = states
+        self.folder = Path(str(migration.snapshot))
+
+    def databases(self, chosen: Sequence[str]) -> list[str]:
+        """Restore and prove every service first, exchange names last, so that the time between two services is short."""
+        todo = []
+        for service in chosen:
+            endpoint = self.context.targets[service]
+            own = names(endpoint, self.migration.run_id)
+            if own.live == self.options.restore.maintenance_db:
+                raise MigrationError(f"{endpoint.place}: rollback_maintenance_db is the database that is to be renamed; name another one on that server")
+            if is_exchanged(endpoint, self.options.restore.maintenance_db, own):
+                self.states[service] = AS_SNAPSHOT
+            else:
+                todo.append((service, endpoint, own))
+        for service, endpoint, own in todo:
+            self.refuse_early(service, endpoint, own)
+        for service, endpoint, own in todo:
+            self.note(f"restoring {service}")
+            started = time.monotonic()
+            dumped = self.read.database(service)
+            with sealing.opened(self.folder, service, self.options.sealing, self.read.encryption) as place:
+                proven_copy(endpoint, dumped, place, own.fresh, self.options.restore)
+            self.record("restored", service, database=own.fresh, seconds=round(time.monotonic() - started, 3))
+        strangers = [item for service, _, own in todo for item in self.strangers(service, own.fresh)]
+        refuse_strangers(strangers, self.options.discard_rows)
+        for service, endpoint, _own in todo:
+            export_evidence(endpoint, evidence_folder(self.migration))
+            self.record("archived", service, folder=str(evidence_folder(self.migration)))
+        lines = []
+        for service, endpoint, own in todo:
+            self.note(f"exchanging {service}")
+            started = time.monotonic()
+            ended = exchange.exchange(
+                endpoint, self.options.restore.maintenance_db, own.live, own.fresh, own.kept, f"rollback of migration {self.migration.run_id}"
+            )
+            self.states[service] = AS_SNAPSHOT
+            self.record(
+                "exchanged", service, kept=own.kept, ended=[asdict(item) for item in ended], state=AS_SNAPSHOT,
+                discarded={item.table: item.rows for item in strangers}, seconds=round(time.monotonic() - started, 3),
+            )  # fmt: skip
+            lines.append(
+                f"{service}: {own.live} is as in the snapshot, proven against its manifest; {sum(item.sessions for item in ended)} sessions ended;"
+                f" the migrated state is kept as {own.kept}"
+            )
+        return lines
+
+    def refuse_early(self, service: str, endpoint: Endpoint, own: Names) -> None:
+        """Stop before anything is restored when the exchange could not be done anyway."""
+        with contextlib.closing(database.admin(endpoint, self.options.restore.maintenance_db)) as connection:
+            with driver.database_errors(endpoint.place, "looking for what stands in the way"):
+                faults = exchange.standing(connection, own.live)
+        if faults:
+            raise MigrationError(f"{service} cannot be rolled back: {'; '.join(faults)}; it is as before, then run this again")
+
+    def strangers(self, service: str, fresh: str | None) -> list[Unaccounted]:
+        """Return the rows that are neither in the snapshot nor migrated."""
+        return native.unaccounted(self.context, service, self.migration.plan_time, self.read.database(service), fresh)
+
+    def data(self, chosen: Sequence[str]) -> list[str]:
+        """Delete what the migration wrote, a transaction for each service."""
+        lines = []
+        for service in chosen:
+            if _is_back(self.context, self.records, self.options, self.migration, service):
+                self.states[service] = AS_SNAPSHOT
+                continue
+            self.note(f"removing from {service}")
+            started = time.monotonic()
+            export_evidence(self.context.targets[service], evidence_folder(self.migration))
+            self.record("archived", service, folder=str(evidence_folder(self.migration)))
+            removed = removal.remove(self.context, service, self.migration)
+            left = self.strangers(service, None)
+            self.states[service] = "without the migration's rows"
+            self.record(
+                "removed", service, rows=removed, left={item.table: item.rows for item in left}, state=self.states[service],
+                seconds=round(time.monotonic() - started, 3),
+            )  # fmt: skip
+            kept = f"; {sum(item.rows for item in left)} rows of its own were left alone" if left else ""
+            lines.append(f"{service}: {sum(removed.values()):,} migrated rows removed{kept}; the ledger is kept as schema {removal.kept_schema(self.migration)}")
+        return lines
+
+    def record(self, outcome: str, service: str, **detail: Any) -> None:
+        """Leave a record of a step."""
+        control.record(
+            self.records, KIND, outcome, {"service": service, "scope": self.options.scope, **detail}, migration=self.migration, plan_digest=self.context.plan.digest
+        )
+
+
+def refuse_strangers(found: Sequence[Unaccounted], allowed: int) -> None:
+    """MigrationError when more rows would be left behind than the operator has agreed to."""
+    rows = sum(item.rows for item in found)
+    if rows <= allowed:
+        return
+    where = ", ".join(f"{item.rows:,} in {item.table}" for item in found)
+    computed = sum(item.computed for item in found)
+    gone = f"; {computed:,} of them look migrated from source rows that are gone since" if computed else ""
+    raise MigrationError(
+        f"the services hold {rows:,} rows that are neither in the snapshot nor migrated ({where}{gone}): somebody has been using them, and the"
+        " restored databases would not have these rows (they stay in the kept ones); the services are as before. To leave the rows behind run again"
+        f" with -e rollback_discard_rows={rows}, to keep them with -e rollback_scope=data"
+    )
+
+
+def export_evidence(endpoint: Endpoint, folder: Path) -> list[Path]:
+    """Write the ledger and id map of a service as CSV into the folder, once; return the files."""
+    files = []
+    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    with contextlib.closing(connection), driver.database_errors(endpoint.place, "archiving the ledger and the id map"):
+        for table in EVIDENCE:
+            name = qualified(BOOKKEEPING, table)
+            path = folder / f"{endpoint.name}.{table}.csv"
+            if path.exists() or driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is None:
+                continue
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fresh = path.with_suffix(".new")
+                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file, connection.cursor() as cursor:
+                    cursor.copy_expert(f"COPY (SELECT * FROM {name} ORDER BY 1, 2) TO STDOUT WITH (FORMAT csv, HEADER)", file)
+                fresh.rename(path)
+            except OSError as exc:
+                raise MigrationError(f"archiving {table} of {endpoint.name} in {folder}: {exc.strerror}; the service is as before") from exc
+            files.append(path)
+    return files
+
+
+def _is_back(context: Context, records: driver.Connection, options: RollbackOptions, migration: Migration, service: str) -> bool:
+    """Return whether a service has been rolled back, in either scope."""
+    endpoint = context.targets[service]
+    if is_exchanged(endpoint, options.restore.maintenance_db, names(endpoint, migration.run_id)):
+        return True
+    return removal.is_removed(endpoint, migration)
+
+
+def _would(context: Context, options: RollbackOptions, migration: Migration, read: Manifest, service: str) -> Iterator[str]:
+    endpoint = context.targets[service]
+    dumped = read.database(service)
+    own = names(endpoint, migration.run_id)
+    mapped = [(item.schema, item.table) for item in context.plan.of(service) if not item.bookkeeping]
+    held = native.count_rows(endpoint, mapped)
+    strangers = native.unaccounted(context, service, migration.plan_time, dumped, None)
+    rows = sum(item.rows for item in strangers)
+    if options.scope == "data":
+        yield f"would delete {held - rows:,} migrated rows from {service} and leave {rows:,} others; the ledger would stay as schema {removal.kept_schema(migration)}"
+        return
+    in_snapshot = sum(table.rows for table in dumped.content.tables)
+    yield f"would restore {service} ({in_snapshot:,} rows in {len(dumped.content.tables)} tables) as {own.fresh} and prove it against the manifest"
+    yield f"would rename {own.live} ({held:,} rows in the mapped tables) to {own.kept}, and {own.fresh} to {own.live}, ending the sessions in it"
+    if rows:
+        yield f"would need -e rollback_discard_rows={rows}: {service} holds rows that are neither in the snapshot nor migrated"
+
+
+def _has_sessions(records: driver.Connection, migration: Migration) -> bool:
+    return any(item.outcome != "removed" for item in [control.latest(records, "sessions", migration=migration)] if item is not None)
+
+
+def _refuse_after_cutover(records: driver.Connection, migration: Migration) -> None:
+    latest = control.latest(records, "cutover", migration=migration)
+    if latest is not None and latest.outcome == "passed":
+        raise MigrationError(
+            f"migration {migration.run_id} was cut over at {latest.recorded_at:%Y-%m-%d %H:%M} UTC: the services hold what users did since, which a"
+            " restore would lose; see docs/operations.md, \"The way back after cutover\""
+        )
+
+
+def _nothing(migration: Migration | None) -> RolledBack:
+    if migration is None:
+        return RolledBack(False, None, ("no migration is open, so there is nothing to roll back",))
+    return RolledBack(False, migration.run_id, (f"migration {migration.run_id} is only planned and has written nothing, so there is nothing to roll back",))

@@ -1,0 +1,300 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Take a migration's one snapshot, or verify the one that it has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import control, driver
+from ..context import Context
+from ..control import Migration
+from ..driver import Endpoint
+from ..errors import MigrationError
+from ..gates import require_preflight
+from . import clients, database, manifest, retention, sealing, table_digest
+from .dump import DumpOptions, Survey, check_space, dump, in_size, make_folder, survey
+from .manifest import Dumped, Manifest
+from .restore import RestoreOptions, prove, restore
+from .retention import Keeping
+from .sealing import Sealing
+
+KIND = "snapshot"
+PROOF = "snapshot_proof"
+Tick = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TakeOptions:
+    """Where and how the snapshot is taken; `proof_server` is a server of its own for the proof."""
+
+    root: Path
+    runner: str = ""
+    dump: DumpOptions = field(default_factory=DumpOptions)
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+    sealing: Sealing = field(default_factory=Sealing)
+    keeping: Keeping = field(default_factory=Keeping)
+    space_factor: float = 1.0
+    proof: bool = False
+    proof_server: Endpoint | None = None
+    override_gates: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a run of the phase came to."""
+
+    changed: bool
+    run_id: str
+    folder: str
+    manifest: str
+    lines: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+
+
+def take(context: Context, options: TakeOptions, tick: Tick = lambda table, done, total: None) -> Taken:
+    """Take, prove and pin the snapshot; one that is pinned is verified. MigrationError says what to do."""
+    options.sealing.check()
+    with contextlib.closing(control.connect(context.control)) as records, lock(records, "snapshot"):
+        live = control.current(records)
+        if live is None or live.snapshot is None:
+            require_preflight(records, context.plan.digest, options.override_gates)
+        migration = control.begin(records, context.plan.digest)
+        try:
+            return _take(context, options, records, migration, tick)
+        except MigrationError as exc:
+            control.record(records, KIND, "failed", {"error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
+            raise
+
+
+def _take(context: Context, options: TakeOptions, records: driver.Connection, migration: Migration, tick: Tick) -> Taken:
+    changed = False
+    started = time.monotonic()
+    final = Path(migration.snapshot) if migration.snapshot else options.root / migration.run_id
+    if migration.snapshot is None and not final.exists():
+        _new(context, options, records, migration, final, tick)
+        changed = True
+    pinned = recorded_digest(records, migration) if migration.snapshot else None
+    read = manifest.read(final, pinned)
+    manifest.check_files(final, read)
+    if options.proof and not _is_proven(records, migration, read):
+        _prove(context, options, records, migration, read, final)
+        changed = True
+    if migration.snapshot is None:
+        detail = describe(read, final, options.runner, time.monotonic() - started)
+        control.record(records, KIND, "passed", detail, migration=migration, plan_digest=context.plan.digest)
+        control.set_snapshot(records, migration, str(final))
+        changed = True
+    gone = _retire(context, options, migration)
+    return Taken(changed or bool(gone), migration.run_id, str(final), read.to_json(), tuple(summary(read)), gone)
+
+
+def _new(context: Context, options: TakeOptions, records: driver.Connection, migration: Migration, final: Path, tick: Tick) -> None:
+    """Build the snapshot under another name; it gets its own only when it is complete, and proven where that is wanted."""
+    available = clients.candidates(options.dump.bin_dir)
+    surveys = [survey(endpoint, options.dump, available) for _, endpoint in sides(context)]
+    _refuse_half_migrated(context)
+    needed = int(sum(item.size for item in surveys) * options.space_factor)
+    check_space(options.root, needed)
+    try:
+        make_folder(options.root)
+        retention.remove_partial(options.root, migration.run_id)
+        partial = final.with_name(f"{final.name}{retention.PARTIAL}{secrets.token_hex(4)}")
+        make_folder(partial)
+    except OSError as exc:
+        raise MigrationError(f"snapshot_dir {options.root}: {exc.strerror}; name a folder that this account may write to on the runner") from exc
+    try:
+        dumped = []
+        for (side, endpoint), looked in zip(sides(context), surveys, strict=True):
+            dumped.append(dump(endpoint, side, partial, looked.clients, options.dump, _prefixed(tick, endpoint.name)))
+            sealing.seal(partial, endpoint.name, options.sealing)
+        files = manifest.list_files(partial)
+        built = Manifest(manifest.FORMAT, migration.run_id, context.plan.fingerprint, options.sealing.tool, tuple(dumped), files)
+        manifest.write(partial, built)
+        if options.proof:
+            _prove(context, options, records, migration, built, partial)
+        partial.rename(final)
+    except OSError as exc:
+        raise MigrationError(f"writing the snapshot to {options.root}: {exc.strerror}; free some space or choose another snapshot_dir") from exc
+    finally:
+        retention.remove_partial(options.root, migration.run_id)
+
+
+def sides(context: Context) -> list[tuple[str, Endpoint]]:
+    """Return the databases that a snapshot holds, with `source` or `target`."""
+    return [("source", context.source), *(("target", context.targets[service]) for service in context.plan.services)]
+
+
+def _prefixed(tick: Tick, name: str) -> Tick:
+    return lambda table, done, total: tick(f"{name}: {table}", done, total)
+
+
+def _refuse_half_migrated(context: Context) -> None:
+    """A ledger in a target means that a migration has written there, and its state before is not to be had any more."""
+    for service in context.plan.services:
+        with contextlib.closing(context.connect_target(service, database.APPLICATION_NAME, readonly=True)) as connection:
+            if driver.scalar(connection, "SELECT to_regclass('migration.pin')") is not None:
+                raise MigrationError(
+                    f"{context.targets[service].place} holds the ledger of a migration, so a snapshot taken now would not be the state before it;"
+                    " if that migration is of no use any more, rename its schema 'migration' and run this again"
+                )
+
+
+def recorded_digest(records: driver.Connection, migration: Migration) -> str | None:
+    """Return the sha256 of the manifest that the migration pinned."""
+    found = [item for item in control.history(records, kind=KIND, migration=migration) if item.outcome == "passed"]
+    return str(found[0].detail["manifest_sha256"]) if found else None
+
+
+def describe(read: Manifest, folder: Path, runner: str, seconds: float) -> dict[str, Any]:
+    """Return what the record of a snapshot says."""
+    return {
+        "folder": str(folder),
+        "runner": runner,
+        "manifest_sha256": read.digest,
+        "files": len(read.files),
+        "bytes": read.size,
+        "encryption": read.encryption,
+        "seconds": round(seconds, 3),
+        "databases": [
+            {
+                "name": item.name,
+                "server": item.server_version,
+                "client": item.client_version,
+                "lsn": item.lsn,
+                "taken_at": item.taken_at,
+                "bytes": item.size,
+                "tables": len(item.content.tables),
+                "rows": sum(table.rows for table in item.content.tables),
+                "seconds": item.seconds,
+            }
+            for item in read.databases
+        ],
+    }
+
+
+def summary(read: Manifest) -> Iterator[str]:
+    """Yield a line for each database of a snapshot."""
+    for item in read.databases:
+        rows = sum(table.rows for table in item.content.tables)
+        yield (
+            f"{item.name}: {rows:,} rows in {len(item.content.tables)} tables at {item.lsn}, PostgreSQL {item.server_version.split(' ')[0]},"
+            f" pg_dump {item.client_version}, {in_size(item.size)}"
+        )
+
+
+def _is_proven(records: driver.Connection, migration: Migration, read: Manifest) -> bool:
+    return any(
+        item.outcome == "passed" and item.detail.get("manifest_sha256") == read.digest
+        for item in control.history(records, kind=PROOF, migration=migration)
+    )
+
+
+def _prove(context: Context, options: TakeOptions, records: driver.Connection, migration: Migration, read: Manifest, folder: Path) -> None:
+    """Restore every database into a scratch one, compare, drop; the record holds the evidence."""
+    detail: dict[str, Any] = {"manifest_sha256": read.digest, "databases": []}
+    try:
+        for item in read.databases:
+            detail["databases"].append(_prove_one(context, options, item, folder, read))
+    except MigrationError as exc:
+        control.record(records, PROOF, "failed", {**detail, "error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
+        raise
+    control.record(records, PROOF, "passed", detail, migration=migration, plan_digest=context.plan.digest)
+
+
+def _prove_one(context: Context, options: TakeOptions, item: Dumped, folder: Path, read: Manifest) -> Mapping[str, Any]:
+    server, foreign = proof_place(context, options.proof_server, item)
+    scratch = database.derived(item.dbname, f"proof_{item.side}", read.run_id)
+    started = time.monotonic()
+    database.drop(server, options.restore.maintenance_db, scratch)
+    try:
+        with sealing.opened(folder, item.name, options.sealing, read.encryption) as place:
+            restore(server, item, place, scratch, options.restore, foreign=foreign)
+            restored = time.monotonic()
+            lines = prove(server, item, place, scratch, options.restore, foreign=foreign)
+    finally:
+        database.drop(server, options.restore.maintenance_db, scratch)
+    if lines:
+        raise MigrationError(f"the dump of {item.name} does not restore to what was dumped: {table_digest.in_words(lines)}; do not migrate, and take a new snapshot")
+    return {
+        "name": item.name,
+        "server": server.name,
+        "tables": len(item.content.tables),
+        "rows": sum(table.rows for table in item.content.tables),
+        "restore_seconds": round(restored - started, 3),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def proof_place(context: Context, proof_server: Endpoint | None, item: Dumped) -> tuple[Endpoint, bool]:
+    """Return the server on which a dump is proven, never the source's, and whether it is not the dump's own."""
+    if proof_server is not None:
+        if (proof_server.host, proof_server.port) == (context.source.host, context.source.port):
+            raise MigrationError(f"snapshot_proof_server {proof_server.name} is the source's own server; name another one")
+        return proof_server, True
+    if item.side == "target":
+        return context.targets[item.name], False
+    for service in context.plan.services:
+        other = context.targets[service]
+        if (other.host, other.port) != (context.source.host, context.source.port):
+            return other, True
+    raise MigrationError("every target is on the source's own server, where nothing is ever restored; name another one in snapshot_proof_server")
+
+
+def _retire(context: Context, options: TakeOptions, migration: Migration) -> tuple[str, ...]:
+    found = retention.stored(options.root, context.plan.fingerprint)
+    expired = retention.expired(found, options.keeping, {migration.run_id}, datetime.now(UTC))
+    for item in expired:
+        doomed = item.folder.with_name(f"{item.run_id}{retention.PARTIAL}retired")
+        os.rename(item.folder, doomed)
+        retention.remove_partial(options.root, item.run_id)
+    return tuple(str(item.folder) for item in expired)
+
+
+def preview(context: Context, options: TakeOptions) -> Taken:
+    """Return what take() would do; writes nothing."""
+    options.sealing.check()
+    with contextlib.closing(control.connect(context.control, readonly=True)) as records:
+        migration = control.current(records)
+        if migration is not None and migration.snapshot:
+            final = Path(migration.snapshot)
+            read = manifest.read(final, recorded_digest(records, migration))
+            manifest.check_files(final, read)
+            proven = not options.proof or _is_proven(records, migration, read)
+            lines = (*summary(read), *(() if proven else ("would restore it into scratch databases and compare",)))
+            return Taken(not proven, migration.run_id, str(final), read.to_json(), lines)
+        required = require_preflight(records, context.plan.digest, options.override_gates, check=True)
+    available = clients.candidates(options.dump.bin_dir)
+    surveys = [survey(endpoint, options.dump, available) for _, endpoint in sides(context)]
+    _refuse_half_migrated(context)
+    check_space(options.root, int(sum(item.size for item in surveys) * options.space_factor))
+    run_id = migration.run_id if migration else "<run id>"
+    return Taken(True, run_id, str(options.root / run_id), "", tuple([*([required] if required else []), *map(_would, surveys)]))
+
+
+def _would(item: Survey) -> str:
+    return (
+        f"would dump {item.name}: about {item.rows:,} rows in {item.tables} tables, {in_size(item.size)},"
+        f" PostgreSQL {item.server_version.split(' ')[0]} with {item.clients.program('pg_dump')} ({item.clients.version})"
+    )
+
+
+@contextlib.contextmanager
+def lock(records: driver.Connection, what: str) -> Iterator[None]:
+    """Keep a second run of the same phase out; the lock goes with the session."""
+    if not driver.scalar(records, "SELECT pg_try_advisory_lock(hashtext(%s))", (f"edulink-migration {what}",)):
+        raise MigrationError(f"another run of playbooks/{what}.yml is under way; wait for it, or look for it with playbooks/status.yml")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            driver.rows(records, "SELECT pg_advisory_unlock(hashtext(%s))", (f"edulink-migration {what}",))
