@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,11 @@ _HEAD = ("table", "source rows", "target rows", "differences", "seconds", "rows/
 _RUNNING = ("table", "done", "rows", "of about", "rows/s now", "time left")
 
 
-def migration_summary(status: Mapping[str, Any], inventory: str = "", report: str = "", hints: Sequence[str] = ()) -> str:
-    """Return the status as text: the phases, the tables, the limits, what to do next; `hints` only when all is proven."""
+def migration_summary(status: Mapping[str, Any], inventory: str = "", report: str = "", root: str = "/", hints: Sequence[str] = ()) -> str:
+    """Return the status as text: the phases, the tables, the limits, what to do next; `hints` only when all is proven.
+
+    Paths below the project's `root` are shown relative to it.
+    """
     lines = [_headline(status)]
     lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}" for item in status["phases"]]
     for item in status["services"]:
@@ -22,19 +26,24 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
     if tables:
         lines += ["", *(_running(tables) if _unfinished(tables) else _closing(tables))]
     if report and status["run_id"]:
-        lines += ["", f"Report: {report}"]
-    where = f" -i {inventory}" if inventory else ""
+        lines += ["", f"Report: {_near(report, root)}"]
+    where = f" -i {_near(inventory, root)}" if inventory else ""
     lines += ["", f"Next: ansible-playbook {status['next']['command']}{where}", f"      ({status['next']['why']})"]
     if hints and _proven(tables):
         lines += ["", "Or try:", *(f"  {hint}" for hint in hints)]
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _near(path: str, root: str) -> str:
+    near = os.path.relpath(path, root)
+    return os.path.normpath(path) if near.startswith("..") else near
+
+
 def _headline(status: Mapping[str, Any]) -> str:
     if not status["run_id"]:
         return "No migration has begun."
-    headline = f"Migration {status['run_id']} is {status['state'].replace('_', ' ')}, planned {status['opened_at']}, plan {status['plan_digest'][:12]}"
-    return headline if status["plan_matches"] else headline + ", which is NOT the plan of today's mappings"
+    headline = f"Migration {status['run_id']} is {status['state'].replace('_', ' ')} (begun {status['opened_at']}, plan {status['plan_digest'][:12]})"
+    return headline if status["plan_matches"] else headline + ": NOT the plan of today's mappings"
 
 
 def _outcome(item: Mapping[str, Any]) -> str:
