@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ..migration import driver
@@ -152,7 +153,7 @@ def _start_servers(lab: Lab, check: bool, progress: Progress) -> list[str]:
         return [f"start {SESSIONS}"] if started else []
 
     with ThreadPoolExecutor() as pool:
-        waiting: list[Callable[[], list[str]]] = [lambda server=server: one(server) for server in lab.servers.values()]  # type: ignore[misc]
+        waiting: list[Callable[[], list[str]]] = [partial(one, server) for server in lab.servers.values()]
         return [line for lines in pool.map(lambda call: call(), [*waiting, store]) for line in lines]
 
 

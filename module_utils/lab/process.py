@@ -21,7 +21,7 @@ from ..migration.errors import MigrationError
 try:
     import psutil
 except ImportError:  # only the lab needs it; alive() says so
-    psutil = None
+    psutil = None  # type: ignore[assignment]  # a module or nothing
 
 SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's path: sun_path without its closing zero (unix(7), Linux)
 

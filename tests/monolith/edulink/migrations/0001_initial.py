@@ -54,13 +54,13 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "users_profile",
-                "permissions": [
+                "permissions": (
                     ("moderate_profile", "Can hide a profile that breaks the rules, until its owner has mended it"),
                     (
                         "export_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
                         "Can export üüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüüü",
                     ),
-                ],
+                ),
             },
         ),
         migrations.CreateModel(
