@@ -18,7 +18,7 @@ from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.findings import Finding
 
 from tests.conftest import execute
-from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
+from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, make_world, read_plan
 
 
 @pytest.fixture
@@ -153,3 +153,18 @@ def test_above_the_cap_nothing_is_quarantined(context: Context, options: preflig
     execute(context.source, DIRTY["users"])
     report = preflight.run(quarantining(context), replace(options, quarantine_cap=2), None)
     assert found(report, "quarantine", "").level == "stop"
+
+
+def test_rows_of_the_migration_in_a_target_are_ours_and_others_may_collide(databases: Callable[..., Endpoint], options: preflight.Options) -> None:
+    world = make_world(databases, users=200)
+    execute(world.source, "UPDATE users_role AS r SET granted_by = NULL WHERE NOT EXISTS (SELECT FROM auth_user AS u WHERE u.id = r.granted_by)")
+    report = preflight.run(world.context, options, None)
+    assert [item for item in report.findings if item.level == "stop" or item.rule == "present"] == []
+    execute(
+        world.targets["auth_service"],
+        "INSERT INTO auth_service.users (username, email, password_hash) VALUES ('somebody new', 'new@example.org', 'x')",
+    )
+    execute(world.source, "UPDATE auth_user SET email = 'new@example.org' WHERE id = (SELECT max(id) FROM auth_user)")
+    report = preflight.run(world.context, options, None)
+    assert found(report, "present", "").count == 1
+    assert found(report, "collision", "email").count == 1

@@ -16,7 +16,7 @@ from .. import ddl, driver
 from ..context import Context
 from ..contract import Contract
 from ..errors import MigrationError
-from . import coverage, readiness, rejects, scan, source_catalog
+from . import collisions, coverage, readiness, rejects, scan, source_catalog
 from .findings import STOP, WARN, Finding, ordered, stops
 from .readiness import require_reachable
 
@@ -97,6 +97,8 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
         findings += scanned.findings
         rows = scanned.rows
         lap("contract")
+        findings += collisions.check(context, source, scanned.scans)
+        lap("collisions")
         if rejects.quarantines(context.plan):
             found, extra["quarantine"] = _quarantine(context, plan_time, options.quarantine_cap)
             findings += found

@@ -1,0 +1,129 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rows that are in a target already: ours, or somebody's that a migrated row would collide with.
+
+Ours are those whose id the projection makes. Both sides count and sum their ids by the first byte of the digest, so only
+what differs is looked at; of rows that are not ours the unique columns are compared as sha256, so no value travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from .. import driver
+from ..context import Context
+from ..plan import Target
+from ..quote import ident
+from .contract_checks import PartScan, spec_of
+from .findings import STOP, WARN, Finding
+
+FIRST = 5
+MOST_FOREIGN = 50_000  # rows of a service's own that are compared one by one
+APPLICATION_NAME = "edulink-migration preflight"
+
+# The two numbers of a bucket: how many ids, and the sum of 48 of their random bits (bytes 0 to 5).
+_BUCKET = "get_byte(id, 0), count(*), sum(('x' || encode(substring(id FROM 1 FOR 6), 'hex'))::bit(48)::bigint)"
+
+
+def check(context: Context, source: driver.Connection, scans: Sequence[PartScan]) -> list[Finding]:
+    """Return a finding for each key of a target that a row of the service's own holds already."""
+    findings: list[Finding] = []
+    for service in context.plan.services:
+        with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection:
+            for target in context.plan.of(service):
+                mine = [scan for scan in scans if scan.target is target]
+                if target.bookkeeping or len(mine) != len(target.parts):
+                    continue
+                with driver.database_errors(context.targets[service].place, f"reading {target.qualified}"):
+                    findings += _check_target(context, source, connection, target, mine)
+    return findings
+
+
+def _check_target(context: Context, source: driver.Connection, connection: driver.Connection, target: Target, scans: Sequence[PartScan]) -> list[Finding]:
+    there = driver.scalar(connection, "SELECT to_regclass(%s)::oid", (target.qualified,))
+    if there is None or not driver.scalar(connection, f"SELECT EXISTS (SELECT FROM {target.qualified})"):
+        return []
+    foreign = _foreign(source, connection, target, scans)
+    if not foreign:
+        return []
+    findings = [
+        Finding(
+            WARN, target.name, "present", "are in the target and no row of the source makes them", "if the service has made them they stay; validate counts them as differences before cutover",
+            target.name, "", len(foreign),
+        )
+    ]  # fmt: skip
+    if len(foreign) > MOST_FOREIGN:
+        findings.append(Finding(STOP, target.name, "collision", f"more than {MOST_FOREIGN} rows are in the target and not of this migration", "empty the table, or migrate into another database", target.name, "", len(foreign)))
+        return findings
+    spec = spec_of(context.plan, target)
+    for constraint in spec.constraints if spec else ():
+        if constraint.kind == "unique":
+            findings += _collisions(source, connection, target, scans, constraint.name, constraint.columns, foreign)
+    for index in spec.indexes if spec else ():
+        if index.unique and len(index.columns) == len(index.elements) and index.predicate is None:
+            findings += _collisions(source, connection, target, scans, index.name, index.columns, foreign)
+    return findings
+
+
+def _foreign(source: driver.Connection, connection: driver.Connection, target: Target, scans: Sequence[PartScan]) -> list[str]:
+    """Return the ids (hex) that are in the target and not in the projection."""
+    own = " UNION ALL ".join(f"SELECT {scan.part.id_cell.sql} AS id FROM {scan.base}" for scan in scans)
+    theirs = f"SELECT uuid_send({ident(target.id_column)}) AS id FROM {target.qualified}"
+    here = {row[0]: row[1:] for row in driver.rows(source, f"SELECT {_BUCKET} FROM ({own}) AS ids WHERE id IS NOT NULL GROUP BY 1")}
+    there = {row[0]: row[1:] for row in driver.rows(connection, f"SELECT {_BUCKET} FROM ({theirs}) AS ids GROUP BY 1")}
+    found: list[str] = []
+    differing = sorted(bucket for bucket, numbers in there.items() if here.get(bucket) != numbers)
+    for start in range(0, len(differing), 16):
+        some = ", ".join(str(bucket) for bucket in differing[start : start + 16])
+        ids = f"SELECT encode(id, 'hex') FROM ({{}}) AS ids WHERE get_byte(id, 0) IN ({some})"
+        mine = {row[0] for row in driver.rows(source, ids.format(own))}
+        found += [row[0] for row in driver.rows(connection, ids.format(theirs)) if row[0] not in mine]
+        if len(found) > MOST_FOREIGN:
+            break
+    return found
+
+
+def _collisions(
+    source: driver.Connection, connection: driver.Connection, target: Target, scans: Sequence[PartScan], name: str, columns: Sequence[str], foreign: Sequence[str]
+) -> list[Finding]:
+    held = _digest([f"{ident(column)}" for column in columns])
+    values = [
+        bytes(row[0])
+        for row in driver.rows(connection, f"SELECT DISTINCT {held} FROM {target.qualified} WHERE {ident(target.id_column)} = ANY (%s::uuid[]) AND {_present(columns, '')}", (list(foreign),))
+        if row[0] is not None
+    ]
+    if not values:
+        return []
+    keys: list[str] = []
+    for scan in scans:
+        mine = _digest([_text(scan, column) for column in columns])
+        with source.cursor() as cursor:
+            bound = cursor.mogrify("%s", (values,)).decode()
+        statement = f"SELECT key FROM (SELECT {scan.part.key_text} AS key, {mine} AS digest FROM {scan.base}) AS every WHERE digest = ANY ({bound})"
+        keys += [str(row[0]) for row in driver.rows(source, statement)]
+    if not keys:
+        return []
+    keys.sort(key=lambda key: (len(key), key))
+    place = next((cell.place for cell in scans[0].part.cells if cell.name == columns[0]), "") or scans[0].part.path
+    return [
+        Finding(
+            STOP, place, "collision", f"hold a value that a row of the service's own has already ({name} is unique)",
+            f"change or remove the row in {target.name}, or correct the source", target.name, ", ".join(columns), len(keys), tuple(keys[:FIRST]),
+        )
+    ]  # fmt: skip
+
+
+def _text(scan: PartScan, column: str) -> str:
+    value = scan.values[column]
+    return f"encode({value.value}, 'hex')::uuid" if value.cell.is_id else value.value
+
+
+def _digest(columns: Sequence[str]) -> str:
+    joined = " || ".join(f"int4send(octet_length(convert_to(({column})::text, 'UTF8'))) || convert_to(({column})::text, 'UTF8')" for column in columns)
+    return f"sha256({joined})"
+
+
+def _present(columns: Sequence[str], alias: str) -> str:
+    return " AND ".join(f"{alias}{ident(column)} IS NOT NULL" for column in columns)
