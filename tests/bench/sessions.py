@@ -21,21 +21,19 @@ from typing import Any
 
 import redis
 import yaml
+
+from tests.bench.world import NAMESPACE, PLAN_TIME, World, empty_targets, world  # makes the modules importable
+
+# isort: split
 from ansible.module_utils.migration import driver, transfer
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.reconcile import reconcile
 from ansible.module_utils.migration.sessions.carry import Rules, carry
 from ansible.module_utils.migration.sessions.layout import Layout
 from ansible.module_utils.migration.sessions.ledger import Ledger
-from ansible.module_utils.migration.sessions.store import (
-    Address,
-    StoreOptions,
-    open_store,
-)
+from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 from ansible.module_utils.migration.sessions.users import MigratedUsers
 from ansible.module_utils.migration.throttle import Limits
-
-from tests.bench.world import NAMESPACE, PLAN_TIME, World, empty_targets, world
 
 BATCH = 2000
 REPEATS = 3

@@ -18,13 +18,14 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
+from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, read_plan  # makes the modules importable
+
+# isort: split
 from ansible.module_utils.lab import lab, layout
 from ansible.module_utils.migration import ddl, driver
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint
-
-from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, read_plan
 
 __all__ = ["NAMESPACE", "PLAN_TIME", "SERVICES", "World", "empty_targets", "statement", "world"]
 

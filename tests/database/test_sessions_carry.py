@@ -121,7 +121,8 @@ def test_every_kind_of_session_is_accounted_for(world: World) -> None:
     assert (result.anonymous, result.authenticated, result.not_migrated) == (2, 3, 1)
     assert result.rejected == {"forged": 1, "no_such_user_id": 1, "undecodable": 1}
     assert result.carried == result.written == 5
-    assert result.examples["forged"] and "forged" not in result.examples["forged"]
+    assert result.examples["forged"]
+    assert "forged" not in result.examples["forged"]
     session = pickle.loads(world.redis.get(world.key("user1")))
     assert session == logged_in(1, cart=[1, "é"], _auth_user_id=UUID.format(1))
     assert pickle.loads(world.redis.get(world.key("anonymous"))) == {"cart": {"book": 2}}
@@ -145,7 +146,8 @@ def test_a_second_run_changes_nothing(world: World) -> None:
     world.carry()
     before = world.dump()
     result = world.carry()
-    assert not result.changed and result.unchanged == 5
+    assert not result.changed
+    assert result.unchanged == 5
     assert world.dump() == before
 
 
@@ -237,7 +239,8 @@ def test_backends_are_mapped_and_unknown_ones_rejected(world: World) -> None:
     world.add("ldap", {**logged_in(1), "_auth_user_backend": "old.LdapBackend"})
     world.add("odd", {**logged_in(2), "_auth_user_backend": "odd.Backend"})
     result = world.carry(backends={"old.LdapBackend": "new.LdapBackend"}, known_backends=("new.LdapBackend", BACKEND))
-    assert result.rejected == {"unknown_backend": 1} and result.backends == {"new.LdapBackend": 1, "odd.Backend": 1}
+    assert result.rejected == {"unknown_backend": 1}
+    assert result.backends == {"new.LdapBackend": 1, "odd.Backend": 1}
     assert pickle.loads(world.redis.get(world.key("ldap")))["_auth_user_backend"] == "new.LdapBackend"
 
 

@@ -14,7 +14,8 @@ import pytest
 
 # The known accounts of the lab's monolith; the file needs no Django.
 _spec = importlib.util.spec_from_file_location("edulink_accounts", Path(__file__).parents[1] / "monolith" / "edulink" / "accounts.py")
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 accounts: Any = importlib.util.module_from_spec(_spec)
 sys.modules[_spec.name] = accounts
 _spec.loader.exec_module(accounts)
@@ -32,7 +33,8 @@ def test_a_browser_of_the_monolith_is_still_logged_in(service: Any, account: Any
     before = service.redis.pexpiretime(service.key(account.session_key))
     seen = service.ask("whoami", account.session_key)
     assert (seen.status, seen.body["username"]) == (200, account.username)
-    assert seen.body["cart"]["owner"] == account.username and len(seen.body["cart"]["items"]) == 3
+    assert seen.body["cart"]["owner"] == account.username
+    assert len(seen.body["cart"]["items"]) == 3
     assert seen.body["id"][14] == "8"  # a UUIDv8 of the migration
     assert service.redis.pexpiretime(service.key(account.session_key)) == before
 
@@ -80,7 +82,8 @@ def test_logout_ends_a_session_and_a_rerun_does_not_bring_it_back(service: Any) 
     assert service.ask("logout", cookie).status == 200
     assert service.ask("whoami", cookie).body["username"] == ""
     result = service.carry()
-    assert result.ended_in_service == 1 and not result.changed
+    assert result.ended_in_service == 1
+    assert not result.changed
     assert service.ask("whoami", cookie).body["username"] == ""
 
 
@@ -88,19 +91,23 @@ def test_a_cart_filled_at_the_service_survives_a_rerun(service: Any) -> None:
     cookie = BY_NAME["ada"].session_key
     assert service.ask("cart", cookie).status == 200
     result = service.carry()
-    assert result.service == 1 and not result.changed
+    assert result.service == 1
+    assert not result.changed
     assert service.ask("whoami", cookie).body["cart"]["added"] is True
 
 
 def test_a_session_forged_in_the_monolith_is_not_carried(service: Any) -> None:
     result = service.carry()
-    assert result.rejected["forged"] == 1 and result.rejected["undecodable"] == 2 and result.not_migrated == 1
+    assert result.rejected["forged"] == 1
+    assert result.rejected["undecodable"] == 2
+    assert result.not_migrated == 1
     assert not result.changed
 
 
 def test_a_superuser_may_do_everything(service: Any) -> None:
     seen = service.ask("whoami", BY_NAME["root"].session_key).body
-    assert seen["superuser"] and seen["moderates"]
+    assert seen["superuser"]
+    assert seen["moderates"]
     assert not service.ask("whoami", BY_NAME["ada"].session_key).body["moderates"]
 
 
@@ -120,7 +127,8 @@ def test_permissions_are_those_that_the_monolith_granted(service: Any, migrated:
 
 def test_permissions_of_a_group_reach_its_member(service: Any) -> None:
     seen = service.ask("whoami", BY_NAME["member"].session_key).body
-    assert seen["moderates"] and not seen["superuser"]
+    assert seen["moderates"]
+    assert not seen["superuser"]
 
 
 def test_an_outdated_session_is_not_revived(service: Any, migrated: Any, sql: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import MigrationError
 from . import layout as layouts
@@ -19,20 +20,14 @@ _PER_CALL = 100  # sessions for each run of a script: other clients of the store
 _PER_LOOK = 256  # hashes of the record read at once
 
 
-@dataclass(frozen=True)
-class Item:
-    """One session as it should be in the store; `value` is empty when nothing will be written."""
+class Item(NamedTuple):
+    """One session as it should be in the store; `value` is empty when nothing will be written. There are millions: a tuple."""
 
     session_key: str
     digest: str
     expires: int
     user: str  # 32 hex digits, or nothing
     value: bytes
-
-    @property
-    def entry(self) -> str:
-        """Return what the record keeps of it."""
-        return f"{self.digest}:{self.expires}:{self.user}"
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,8 @@ class Ledger:
     def __init__(self, store: Store, layout: Layout, *, prefix: str = PREFIX) -> None:
         self.store = store
         self.layout = layout
-        self._prefix = prefix.encode()
-        self._layout_key = self._prefix + b":layout"
+        self._layout_key = prefix.encode() + b":layout"
+        self._hashes = tuple(b"%s:{%s}" % (prefix.encode(), tag) for tag in layouts.tags())  # one for each slot
         self._key_prefix = layout.key_prefix.encode()
 
     def begun(self) -> bool:
@@ -75,22 +70,18 @@ class Ledger:
 
     def carry(self, items: Sequence[Item], *, write: bool, restore: bool = False) -> bytes:
         """Write what is missing or changed (only tell, without `write`); return a character of scripts.py for each item."""
-
-        def arguments(index: int) -> tuple[bytes | str | int, ...]:
-            item = items[index]
-            return item.digest, item.session_key, item.entry, item.expires, item.value if write else b""
-
-        return self._call(scripts.CARRY, [item.session_key for item in items], (int(write), int(restore)), arguments)
+        entries = [f"{item.digest}:{item.expires}:{item.user}".encode() for item in items]
+        values = [item.value if write else b"" for item in items]
+        return self._call(scripts.CARRY, [item.session_key for item in items], (write, restore), entries, values)
 
     def remove(self, session_keys: Sequence[str], *, write: bool, forget: bool) -> bytes:
         """Delete sessions that are as they were written, `forget` also the entries of the others; return their characters."""
-        return self._call(scripts.REMOVE, session_keys, (int(write), int(forget)), lambda index: (session_keys[index],))
+        return self._call(scripts.REMOVE, session_keys, (write, forget))
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield everything recorded, in portions."""
-        tags = layouts.tags()
-        for start in range(0, len(tags), _PER_LOOK):
-            commands = [("HGETALL", self._hash(tag)) for tag in tags[start : start + _PER_LOOK]]
+        for start in range(0, len(self._hashes), _PER_LOOK):
+            commands = [("HGETALL", name) for name in self._hashes[start : start + _PER_LOOK]]
             found: list[Entry] = []
             for answer in self.store.each(commands):
                 pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
@@ -98,13 +89,9 @@ class Ledger:
             if found:
                 yield found
 
-    def _hash(self, tag: bytes) -> bytes:
-        return b"%s:{%s}" % (self._prefix, tag)
-
-    def _call(self, script: str, session_keys: Sequence[str], head: tuple[int, ...], arguments) -> bytes:  # type: ignore[no-untyped-def]
+    def _call(self, script: str, session_keys: Sequence[str], flags: tuple[bool, bool], *columns: Sequence[bytes]) -> bytes:
         """Run a script over sessions, cut into calls whose keys share a slot where there are slots."""
         names = [self._key_prefix + session_key.encode() for session_key in session_keys]
-        tags = layouts.tags()
         slots = list(map(layouts.key_slot, names))
         groups: Iterable[Sequence[int]]
         if self.store.clustered:
@@ -114,14 +101,15 @@ class Ledger:
             groups = by_slot.values()
         else:
             groups = [range(start, min(start + _PER_CALL, len(names))) for start in range(0, len(names), _PER_CALL)]
+        head = [b"%d" % len(self._key_prefix), *(b"1" if flag else b"0" for flag in flags)]
         calls, order = [], []
         for group in groups:
             keys: list[bytes] = []
-            values: list[bytes | str | int] = list(head)
+            arguments = list(head)
             for index in group:
-                keys += (names[index], self._hash(tags[slots[index]]))
-                values += arguments(index)
-            calls.append(Call(slots[group[0]], script, keys, values))
+                keys += (names[index], self._hashes[slots[index]])
+                arguments += [column[index] for column in columns]
+            calls.append(Call(slots[group[0]], script, keys, arguments))
             order.append(group)
         said = bytearray(len(names))
         for group, answer in zip(order, self.store.run(calls), strict=True):

@@ -25,6 +25,8 @@ SESSION_SALT = "django.contrib.sessions.SessionStore"
 _LEGACY_SALT = "django.contrib.sessionsSessionStore"
 _AUTH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
+_TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
+
 FORGED = "forged"  # no key that we were given made this signature
 UNDECODABLE = "undecodable"  # not the form of a session at all, or a right signature over something that is not one
 PICKLED = "pickled"  # signed rightly, made by PickleSerializer
@@ -49,22 +51,18 @@ def decoder(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str],
     old_keys = [derive(_LEGACY_SALT, secret, "sha1") for secret in secrets]
 
     def decode(data: str) -> dict[str, Any]:
-        signed, colon, signature = data.rpartition(":")
+        signed, colon, signature = data.encode().rpartition(b":")
         if not colon:
             return _decode_legacy(data, old_keys)
-        message, given = signed.encode(), signature.encode()
         for key in keys:
-            made = base64.urlsafe_b64encode(hmac.digest(key, message, "sha256")).rstrip(b"=")
-            if hmac.compare_digest(made, given):
+            made = binascii.b2a_base64(hmac.digest(key, signed, "sha256"), newline=False).translate(_TO_URL)
+            if hmac.compare_digest(made[:43], signature):  # 32 bytes and one = of padding, which Django leaves out
                 break
         else:
             raise Rejected(FORGED)
-        payload = signed.rpartition(":")[0]
+        payload = signed.rpartition(b":")[0]
         try:
-            if payload[:1] == ".":
-                raw = zlib.decompress(_unbase64(payload[1:]))
-            else:
-                raw = _unbase64(payload)
+            raw = zlib.decompress(_unbase64(payload[1:])) if payload[:1] == b"." else _unbase64(payload)
         except (binascii.Error, zlib.error, ValueError):
             raise Rejected(UNDECODABLE) from None
         return _load(raw)
@@ -76,10 +74,7 @@ def encode(session: Mapping[str, Any], secret: str, *, stamp: str = "1tR0Q0", co
     """Return a session as Django 3.1 and later write it; `stamp` is a base62 time that no reader of sessions looks at."""
     raw = json.dumps(session, separators=(",", ":")).encode("latin-1")
     squeezed = zlib.compress(raw) if compress else raw
-    if compress and len(squeezed) < len(raw) - 1:
-        payload = "." + _base64(squeezed)
-    else:
-        payload = _base64(raw)
+    payload = "." + _base64(squeezed) if compress and len(squeezed) < len(raw) - 1 else _base64(raw)
     signed = f"{payload}:{stamp}"
     return f"{signed}:{_base64(hmac.digest(derive(salt + 'signer', secret), signed.encode(), 'sha256'))}"
 
@@ -130,7 +125,7 @@ def _decode_legacy(data: str, keys: Sequence[bytes]) -> dict[str, Any]:
 
 def _load(raw: bytes) -> dict[str, Any]:
     try:
-        session = json.loads(raw)
+        session = json.loads(raw.decode())
     except (ValueError, RecursionError):
         raise Rejected(PICKLED if raw[:1] in (b"\x80", b"(") else UNDECODABLE) from None
     if not isinstance(session, dict):
@@ -142,5 +137,5 @@ def _base64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _unbase64(text: str) -> bytes:
-    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+def _unbase64(text: bytes) -> bytes:
+    return binascii.a2b_base64(text.translate(_FROM_URL) + b"==")
