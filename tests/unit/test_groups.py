@@ -1,0 +1,61 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A playbook that would do nothing fails: missing groups, a limit that empties a play, a mistyped inventory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+PLAY = """
+- name: Groups
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Check the groups
+      ansible.builtin.import_tasks: {tasks}
+      vars:
+        __groups_needed: {needed}
+"""
+
+
+def play(tmp_path: Path, needed: list[str], *arguments: str) -> tuple[int, str]:
+    """Return how a playbook that needs these groups ends, and what it says."""
+    file = tmp_path / "play.yml"
+    file.write_text(PLAY.format(tasks=PROJECT / "playbooks" / "tasks" / "groups.yml", needed=needed))
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", *arguments, str(file)],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize("arguments", [(), ("--limit", "runners:auth_service")])
+def test_a_play_with_all_its_groups_passes(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert play(tmp_path, ["runners", "databases"], *arguments)[0] == 0
+
+
+def test_a_group_that_the_inventory_has_not_got_is_named(tmp_path: Path) -> None:
+    status, said = play(tmp_path, ["runners", "target", "stores"])
+    assert status != 0
+    assert "the inventory has no group target, stores" in said
+
+
+def test_a_limit_that_empties_a_later_play_is_an_error(tmp_path: Path) -> None:
+    status, said = play(tmp_path, ["targets", "source", "runners"], "--limit", "user_service")
+    assert status != 0
+    assert "no host of the group source, runners is left by --limit user_service" in said
+
+
+def test_a_mistyped_inventory_is_an_error(tmp_path: Path) -> None:
+    assert play(tmp_path, ["runners"], "-i", "inventories/prd")[0] != 0
