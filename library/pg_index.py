@@ -210,9 +210,7 @@ def _present(
     }
 
 
-def _absent(
-    context: Context, endpoint: driver.Endpoint, contract: Contract, options: build.Options, migration: Migration | None
-) -> dict[str, Any]:
+def _absent(context: Context, endpoint: driver.Endpoint, contract: Contract, options: build.Options, migration: Migration | None) -> dict[str, Any]:
     made: list[dict[str, str]] = []
     if migration is not None:
         with contextlib.closing(control.connect(context.control, readonly=context.check)) as connection:

@@ -222,7 +222,9 @@ class _Schedule:
         self.fail(MigrationError("building was interrupted; run again to go on"))
 
     def _free(self, task: _Task) -> bool:
-        if task.action.kind == "foreign_key" and any(other.action.kind in ("primary_key", "unique") for other in self.tasks):
+        if task.action.kind == "foreign_key" and any(
+            other.action.kind in ("primary_key", "unique") and set(other.action.tables) & set(task.action.tables) for other in self.tasks
+        ):
             return False  # a foreign key needs the far key
         for other in self.tasks:
             if other.running and set(other.action.tables) & set(task.action.tables) and not (other.step.shared and task.step.shared):
@@ -239,7 +241,7 @@ def _work(endpoint: driver.Endpoint, contract: Contract, options: Options, sched
                 started = time.monotonic()
                 _run_step(connection, endpoint.place, task, options)
                 schedule.done(task, time.monotonic() - started)
-    except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits
+    except BaseException as exc:
         schedule.fail(exc)
 
 
@@ -288,14 +290,10 @@ def plan_drop(connection: driver.Connection, contract: Contract, made: Sequence[
         present |= {f"{name} on {key}" for name in names}
     unique = {item["object"]: item for item in made if item["object"] in present and item.get("undo")}
     ordered = sorted(unique.values(), key=lambda item: (-ddl.ORDER.index(item["kind"]), item["object"]))
-    return tuple(
-        Action("drop", item["object"], (Step(item["undo"], False),), (item["object"].split(" on ", 1)[1],), undo="") for item in ordered
-    )
+    return tuple(Action("drop", item["object"], (Step(item["undo"], False),), (item["object"].split(" on ", 1)[1],), undo="") for item in ordered)
 
 
-def drop(
-    endpoint: driver.Endpoint, contract: Contract, actions: Sequence[Action], options: Options | None = None
-) -> Outcome:
+def drop(endpoint: driver.Endpoint, contract: Contract, actions: Sequence[Action], options: Options | None = None) -> Outcome:
     """Drop what plan_drop() named, one after the other."""
     started = time.monotonic()
     made: list[Built] = []
@@ -303,4 +301,3 @@ def drop(
     for action in actions:  # one by one: a foreign key goes before the key it needs
         run(endpoint, contract, (action,), chosen, made.append)
     return Outcome(tuple(made), time.monotonic() - started)
-

@@ -201,9 +201,7 @@ def normalised(connection: driver.Connection, expression: str, *, table: str | N
     return text.replace("CURRENT_TIMESTAMP", "now()").replace("transaction_timestamp()", "now()")
 
 
-def same_expression(
-    connection: driver.Connection, one: str | None, two: str | None, *, table: str | None = None, cast: str | None = None
-) -> bool:
+def same_expression(connection: driver.Connection, one: str | None, two: str | None, *, table: str | None = None, cast: str | None = None) -> bool:
     """Return whether two expressions mean the same to this server."""
     if one is None or two is None:
         return one is two
@@ -213,8 +211,7 @@ def same_expression(
 def same_index(connection: driver.Connection, table: FoundTable, found: FoundIndex, spec: IndexSpec) -> bool:
     """Return whether an index is what the contract asks for, whatever its name."""
     return (
-        (found.method, found.unique, found.include, found.nulls_not_distinct)
-        == (spec.method, spec.unique, spec.include, spec.nulls_not_distinct)
+        (found.method, found.unique, found.include, found.nulls_not_distinct) == (spec.method, spec.unique, spec.include, spec.nulls_not_distinct)
         and len(found.elements) == len(spec.elements)
         and all(_same_element(connection, table, mine, theirs) for mine, theirs in zip(found.elements, spec.elements, strict=True))
         and same_expression(connection, found.predicate, spec.predicate, table=qualified(table.schema, table.name))
@@ -318,12 +315,17 @@ ORDER BY t.oid, l.pid NULLS LAST
 
 
 def needs_analyze(connection: driver.Connection, oid: int) -> bool:
-    """Return whether a table has no statistics, or has changed since they were taken."""
+    """Return whether a table has no statistics, or has changed since they were taken.
+
+    The counters of changes are lost in a crash, the statistics are not; an empty table has none, but its last ANALYZE is noted.
+    """
     return bool(
         driver.scalar(
             connection,
-            "SELECT coalesce((SELECT n_mod_since_analyze > 0 OR coalesce(last_analyze, last_autoanalyze) IS NULL"
-            " FROM pg_stat_user_tables WHERE relid = %s), true)",
+            "SELECT coalesce(s.n_mod_since_analyze, 0) > 0 OR coalesce(s.last_analyze, s.last_autoanalyze) IS NULL"
+            " AND NOT EXISTS (SELECT FROM pg_stats p WHERE (p.schemaname, p.tablename) = (n.nspname, c.relname))"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid"
+            " WHERE c.oid = %s",
             (oid,),
         )
     )

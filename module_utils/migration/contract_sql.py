@@ -35,6 +35,7 @@ try:
     from pglast import ast, enums
     from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
     from pglast.stream import RawStream
+    from pglast.visitors import Visitor
 
     IMPORT_ERROR: str | None = None
 except ImportError as exc:  # only a controller parses; a runner never gets here
@@ -60,16 +61,55 @@ _BUILT_IN = {
     "interval": "interval",
 }
 _SAME_NAME = frozenset(
-    "uuid text date json jsonb bytea inet cidr macaddr macaddr8 xml money oid point line lseg box path polygon circle tsvector"
-    " tsquery int4range int8range numrange tsrange tstzrange daterange".split()
+    (
+        "uuid",
+        "text",
+        "date",
+        "json",
+        "jsonb",
+        "bytea",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+        "xml",
+        "money",
+        "oid",
+        "point",
+        "line",
+        "lseg",
+        "box",
+        "path",
+        "polygon",
+        "circle",
+        "tsvector",
+        "tsquery",
+        "int4range",
+        "int8range",
+        "numrange",
+        "tsrange",
+        "tstzrange",
+        "daterange",
+    )
 )
 _SERIAL = {"serial", "serial4", "bigserial", "serial8", "smallserial", "serial2"}
 _EXTENSION_WIRE = {"citext": "text"}
 _ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 _RESERVED_SCHEMAS = ("migration", "pg_catalog", "information_schema", "pg_toast")
 _HARMLESS_SETTINGS = frozenset(
-    "client_encoding client_min_messages statement_timeout lock_timeout standard_conforming_strings check_function_bodies"
-    " idle_in_transaction_session_timeout transaction_timeout row_security xmloption default_table_access_method".split()
+    (
+        "client_encoding",
+        "client_min_messages",
+        "statement_timeout",
+        "lock_timeout",
+        "standard_conforming_strings",
+        "check_function_bodies",
+        "idle_in_transaction_session_timeout",
+        "transaction_timeout",
+        "row_security",
+        "xmloption",
+        "default_table_access_method",
+    )
 )
 
 
@@ -103,7 +143,8 @@ def parse_texts(service: str, texts: Iterable[tuple[str, str]]) -> Contract:
 def deparse(node: Any) -> str:
     """Return an expression as SQL that parses to the same tree; ValueError when it would not."""
     text = str(RawStream(special_functions=True)(node))
-    again = pglast.parse_sql(f"SELECT {text}")[0].stmt.targetList[0].val
+    again: Any = pglast.parse_sql(f"SELECT {text}")[0].stmt
+    again = again.targetList[0].val
     if _shape(again) != _shape(node):
         raise ValueError(text)
     return text
@@ -167,9 +208,9 @@ class _Reader:
             self.offset = exc.args[1] if len(exc.args) > 1 and exc.args[1] is not None else 0
             self.fail(str(exc.args[0]), "correct the SQL")
         for raw in statements:
-            end = raw.stmt_location + raw.stmt_len if raw.stmt_len else len(text)
-            self.offset = raw.stmt_location
-            self._statement(raw.stmt, text[raw.stmt_location : end].strip())
+            self.offset = raw.stmt_location or 0
+            end = self.offset + raw.stmt_len if raw.stmt_len else len(text)
+            self._statement(raw.stmt, text[self.offset : end].strip())
 
     def contract(self) -> Contract:
         if not any(statement.kind == "schema" and statement.object == (self.service,) for statement in self.preamble):
@@ -297,11 +338,7 @@ class _Reader:
         schema, name = (names[-2] if len(names) > 1 else self.service), names[-1]
         self._known_schema(schema)
         modes = enums.FunctionParameterMode
-        inputs = [
-            self._spelled(item.argType)
-            for item in node.parameters or ()
-            if item.mode not in (modes.FUNC_PARAM_OUT, modes.FUNC_PARAM_TABLE)
-        ]
+        inputs = [self._spelled(item.argType) for item in node.parameters or () if item.mode not in (modes.FUNC_PARAM_OUT, modes.FUNC_PARAM_TABLE)]
         body = next((option.arg for option in node.options or () if option.defname == "as"), None)
         source = body[0].sval if body else ""
         self._before("function", (schema, name, ", ".join(inputs)), sql, about=(source,))
@@ -470,9 +507,7 @@ class _Reader:
     def _constraint(self, table: _Table, node: Any, column: str | None, flags: dict[str, bool]) -> None:
         kinds = enums.ConstrType
         if node.indexspace or node.options or node.indexname:
-            self.fail(
-                f"{table.schema}.{table.name}: a constraint with USING INDEX, TABLESPACE or WITH", "write the columns and nothing else"
-            )
+            self.fail(f"{table.schema}.{table.name}: a constraint with USING INDEX, TABLESPACE or WITH", "write the columns and nothing else")
         if node.without_overlaps or node.fk_with_period:
             self.fail(f"{table.schema}.{table.name}: WITHOUT OVERLAPS or PERIOD", "leave it out")
         if node.is_enforced is False and node.contype in (kinds.CONSTR_CHECK, kinds.CONSTR_FOREIGN) and _says_not_enforced(self.text, node):
@@ -517,9 +552,7 @@ class _Reader:
         used = self._known_columns(table, _columns_of(node.raw_expr))
         name = node.conname or self._free_constraint(table, list(used) if len(used) == 1 else [], "check")
         no_inherit = " NO INHERIT" if node.is_no_inherit else ""
-        return ConstraintSpec(
-            name=name, kind="check", columns=used, definition=f"CHECK ({expression}){no_inherit}", expression=expression
-        )
+        return ConstraintSpec(name=name, kind="check", columns=used, definition=f"CHECK ({expression}){no_inherit}", expression=expression)
 
     def _foreign_key(self, table: _Table, node: Any, column: str | None) -> ConstraintSpec:
         columns = self._known_columns(table, [column] if column else _strings(node.fk_attrs))
@@ -626,10 +659,8 @@ class _Reader:
         one = self._element_type(node)
         if not node.arrayBounds:
             return one
-        if one.enum_labels is not None or one.domain is not None or one.wire_type in _EXTENSION_WIRE.values() and one.type != one.wire_type:
-            self.fail(
-                f"an array of {one.type}: its binary form names a type that the source does not have", "use an array of a built-in type"
-            )
+        if one.enum_labels is not None or one.domain is not None or (one.wire_type in _EXTENSION_WIRE.values() and one.type != one.wire_type):
+            self.fail(f"an array of {one.type}: its binary form names a type that the source does not have", "use an array of a built-in type")
         wire = {"bpchar": "bpchar"}.get(one.wire_type, one.wire_type)
         bare = one.type.split("(")[0] if one.wire_type == "bit varying" and one.type.startswith("bit(") else wire
         if bare == "bit":
@@ -657,6 +688,7 @@ class _Reader:
             return _Type(self._spelled(node), _EXTENSION_WIRE[name])
         hint = "create it before the table" if name not in _EXTENSION_WIRE else f"write CREATE EXTENSION {name}; before the table"
         self.fail(f"the type {'.'.join(names)} is not known here", f"{hint}, or use a built-in type")
+        return None
 
     def _built_in(self, name: str, modifiers: list[int]) -> _Type:
         plain = _BUILT_IN[name]
@@ -695,6 +727,7 @@ class _Reader:
             number = int(value.val.ival or 0)
             return -number if negative else number
         self.fail("a type modifier that is no number", "write a number")
+        return None
 
     def _own_type(self, name: tuple[str, str]) -> str:
         return f"{_spell(name[0])}.{_spell(name[1])}"
@@ -832,28 +865,27 @@ def _columns_of(node: Any) -> list[str]:
     """Return the columns that an expression names, once each, in order."""
     found: list[str] = []
 
-    class Visitor(pglast.visitors.Visitor):  # type: ignore[misc]
-        def visit_ColumnRef(self, ancestors: Any, ref: Any) -> None:  # noqa: N802 - pglast's name
+    class Columns(Visitor):
+        def visit_ColumnRef(self, ancestors: Any, ref: Any) -> None:
             last = ref.fields[-1]
-            if isinstance(last, ast.String) and last.sval not in found:
+            if isinstance(last, ast.String) and last.sval is not None and last.sval not in found:
                 found.append(last.sval)
 
-    Visitor()(node)
+    Columns()(node)
     return found
 
 
 def _expression_name(node: Any) -> str:
     """Return the name that PostgreSQL gives to an index key that is an expression (FigureIndexColname)."""
-    if isinstance(node, ast.FuncCall):
+    kind = type(node).__name__
+    if kind == "FuncCall":
         return str(node.funcname[-1].sval)
-    if isinstance(node, ast.TypeCast):
+    if kind == "TypeCast":
         inner = _expression_name(node.arg)
         return inner if inner != "expr" else str(node.typeName.names[-1].sval)
-    if isinstance(node, ast.ColumnRef):
+    if kind == "ColumnRef":
         return str(node.fields[-1].sval)
-    if isinstance(node, ast.CoalesceExpr):
-        return "coalesce"
-    return "expr"
+    return "coalesce" if kind == "CoalesceExpr" else "expr"
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

@@ -62,9 +62,7 @@ class Action:
         return all(step.transactional for step in self.steps)
 
 
-def target(
-    plan: Plan, targets: Mapping[str, driver.Endpoint], service: str
-) -> tuple[driver.Endpoint, Contract]:
+def target(plan: Plan, targets: Mapping[str, driver.Endpoint], service: str) -> tuple[driver.Endpoint, Contract]:
     """Return the way to a service's database and its contract."""
     contracts = dict(plan.contracts)
     if service not in contracts or service not in targets:
@@ -194,7 +192,7 @@ def _same_type(connection: driver.Connection, column: ColumnSpec, found: FoundCo
         return True
     if not found.bare_type or "(" in column.type:
         return False
-    return driver.scalar(connection, "SELECT to_regtype(%s)::oid::int8", (column.type,)) == found.type_oid
+    return bool(driver.scalar(connection, "SELECT to_regtype(%s)::oid::int8 = %s", (column.type, found.type_oid)))
 
 
 def _preamble_state(connection: driver.Connection, statement: Statement) -> tuple[bool, str]:
@@ -241,10 +239,7 @@ def _preamble_state(connection: driver.Connection, statement: Statement) -> tupl
     raise MigrationError(f"{where}: a {statement.kind} cannot be planned")
 
 
-_RELATION = (
-    "SELECT true FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-    " WHERE n.nspname = %s AND c.relname = %s AND c.relkind = %s"
-)
+_RELATION = "SELECT true FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s AND c.relkind = %s"
 
 
 def _search_path_action(connection: driver.Connection, contract: Contract) -> list[Action]:
@@ -361,9 +356,7 @@ def _constraint_actions(
         yield Action(spec.kind, label, (Step(f"{alter} ADD CONSTRAINT {ident(spec.name)} {spec.definition}", False),), tables, weight, undo)
 
 
-def _key_actions(
-    place: str, table: TableSpec, found: FoundTable | None, spec: ConstraintSpec, concurrent: bool, note: str
-) -> Iterator[Action]:
+def _key_actions(place: str, table: TableSpec, found: FoundTable | None, spec: ConstraintSpec, concurrent: bool, note: str) -> Iterator[Action]:
     """Return a key as an index and its adoption as a constraint, so that several keys of a table are built side by side."""
     index = IndexSpec(
         name=spec.name,

@@ -17,16 +17,19 @@ from .errors import MigrationError
 
 def pass_gate(context: Context) -> tuple[Migration | None, str]:
     """Return the open migration and "", or in check mode also None and a line that says what would be required."""
-    with contextlib.closing(control.connect(context.control, readonly=context.check)) as connection:
-        with driver.database_errors(context.control.place, "reading the migration's records"):
-            try:
-                migration = control.require_open(connection, context.plan.digest)
-                if migration.snapshot is None:
-                    raise MigrationError("the open migration has no snapshot yet; run playbooks/snapshot.yml first")
-            except MigrationError as exc:
-                if not context.check:
-                    raise
-                return None, f"would require: {exc}"
+    place = context.control.place
+    with (
+        contextlib.closing(control.connect(context.control, readonly=context.check)) as connection,
+        driver.database_errors(place, "reading the migration's records"),
+    ):
+        try:
+            migration = control.require_open(connection, context.plan.digest)
+            if migration.snapshot is None:
+                raise MigrationError("the open migration has no snapshot yet; run playbooks/snapshot.yml first")
+        except MigrationError as exc:
+            if not context.check:
+                raise
+            return None, f"would require: {exc}"
     return migration, ""
 
 
@@ -34,6 +37,8 @@ def record(context: Context, kind: str, outcome: str, detail: Mapping[str, Any],
     """Add a record of a phase; nothing in check mode."""
     if context.check:
         return
-    with contextlib.closing(control.connect(context.control)) as connection:
-        with driver.database_errors(context.control.place, "keeping the record"):
-            control.record(connection, kind, outcome, detail, migration=migration, plan_digest=context.plan.digest)
+    with (
+        contextlib.closing(control.connect(context.control)) as connection,
+        driver.database_errors(context.control.place, "keeping the record"),
+    ):
+        control.record(connection, kind, outcome, detail, migration=migration, plan_digest=context.plan.digest)

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pglast
+import psycopg2
 import pytest
 from ansible.module_utils.migration import build, catalog, ddl, driver
 from ansible.module_utils.migration.contract import Contract
@@ -108,11 +112,21 @@ def test_a_second_run_has_nothing_to_do(database: Endpoint, name: str) -> None:
 def test_bare_table_names_work_in_a_new_session(databases: Callable[..., Endpoint]) -> None:
     endpoint = databases(role=True)
     schema(endpoint, service("auth_service"))
-    with contextlib.closing(driver.connect(endpoint, application_name="x", settings={"application_name": "x"}, autocommit=True)) as connection:
-        driver.rows(connection, "RESET search_path")
-        assert driver.scalar(connection, "SELECT setting LIKE '%%auth_service%%' FROM pg_settings WHERE name = 'search_path'") is not None
-        stored = driver.scalar(connection, "SELECT setconfig::text FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase WHERE datname = current_database()")
-    assert 'auth_service, "$user", public' in stored.replace('\\"', '"')
+    plain = psycopg2.connect(host=endpoint.host, port=endpoint.port, dbname=endpoint.dbname, user=endpoint.user, password=endpoint.password)
+    with contextlib.closing(plain):
+        assert driver.scalar(plain, "SELECT count(*) FROM users") == 0
+        assert driver.scalar(plain, "SHOW search_path") == 'auth_service, "$user", public'
+
+
+def test_a_role_that_does_not_own_the_database_is_shown_what_its_owner_may_run(databases: Callable[..., Endpoint]) -> None:
+    owner, contract = databases(), parsed("CREATE TABLE t (a integer)")
+    guest = databases(role=True)  # a role of its own; the other database belongs to the superuser
+    run(owner, f'GRANT CREATE ON DATABASE "{owner.dbname}" TO "{guest.user}"')
+    actions = schema(dataclasses.replace(guest, dbname=owner.dbname), contract)
+    assert [action.kind for action in actions] == ["schema", "table", "search_path"]
+    assert actions[-1].steps == ()
+    assert "its owner may run: ALTER DATABASE" in actions[-1].note
+    run(owner, f'REVOKE ALL ON DATABASE "{owner.dbname}" FROM "{guest.user}"', f'REASSIGN OWNED BY "{guest.user}" TO postgres')
 
 
 ODD = """
@@ -169,7 +183,10 @@ def test_odd_but_ordinary_ddl_arrives_and_is_recognised(databases: Callable[...,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("ALTER TABLE svc.t ALTER b TYPE varchar(10)", r"svc\.t\.b has type character varying\(10\), the contract \(svc/1\.sql:3\) says character varying\(20\)"),
+        (
+            "ALTER TABLE svc.t ALTER b TYPE varchar(10)",
+            r"svc\.t\.b has type character varying\(10\), .* \(svc/1\.sql:3\) says character varying\(20\)",
+        ),
         ("ALTER TABLE svc.t ALTER b DROP NOT NULL", r"svc\.t\.b has no NOT NULL, .* says NOT NULL"),
         ("ALTER TABLE svc.t ALTER c SET NOT NULL", r"svc\.t\.c has NOT NULL"),
         ("ALTER TABLE svc.t ALTER b SET DEFAULT 'y'", r"svc\.t\.b has default 'y'"),
@@ -177,7 +194,7 @@ def test_odd_but_ordinary_ddl_arrives_and_is_recognised(databases: Callable[...,
         ("ALTER TABLE svc.t ALTER c TYPE bigint", r"svc\.t\.c has type bigint"),
         ("ALTER TABLE svc.t DROP c", r"svc\.t\.c is missing"),
         ("ALTER TABLE svc.t ADD d integer NOT NULL", r"svc\.t\.d is NOT NULL without a default"),
-        ("ALTER TABLE svc.t ALTER b TYPE varchar(20) COLLATE \"C\"", r"svc\.t\.b has collation C"),
+        ('ALTER TABLE svc.t ALTER b TYPE varchar(20) COLLATE "C"', r"svc\.t\.b has collation C"),
         ("DROP TABLE svc.t; CREATE VIEW svc.t AS SELECT 1 AS id", r"svc\.t is a view"),
         ("ALTER TYPE svc.mood ADD VALUE 'mad'", r"type svc\.mood has the labels sad, glad, mad"),
     ],
@@ -219,7 +236,7 @@ def test_a_name_that_belongs_to_something_else_is_refused(database: Endpoint) ->
     contract = service("auth_service")
     schema(database, contract)
     run(database, "CREATE INDEX idx_users_email ON auth_service.users (username)")
-    with pytest.raises(MigrationError, match="idx_users_email on auth_service.users exists with another definition"):
+    with pytest.raises(MigrationError, match=r"idx_users_email on auth_service\.users exists with another definition"):
         planned(database, contract)
 
 
@@ -330,6 +347,44 @@ def test_what_was_built_can_be_dropped_and_no_more(database: Endpoint) -> None:
     assert {index.name for table in found.values() for index in table.indexes} == {"users_pkey", "permissions_pkey", "user_permissions_pkey"}
 
 
+@pytest.mark.parametrize("mode", ["plain", "concurrent"])
+def test_a_killed_build_is_finished_by_the_next(database: Endpoint, mode: str) -> None:
+    """Kill the building process four times, each a little later; the last run finds whatever that left."""
+    contract = service("auth_service")
+    schema(database, contract)
+    run(
+        database,
+        "INSERT INTO auth_service.users (id, username, email, password_hash) SELECT gen_random_uuid(), i, md5(i::text), '' FROM generate_series(1, 60000) i",
+        "INSERT INTO auth_service.user_permissions (user_id) SELECT id FROM auth_service.users",
+    )
+    context = multiprocessing.get_context("fork")
+    for delay in (0.05, 0.15, 0.3, 0.5):
+        process = context.Process(target=build.build, args=(database, contract), kwargs={"mode": mode})
+        process.start()
+        time.sleep(delay)
+        process.kill()
+        process.join()
+    wait_until_alone(database)
+    build.build(database, contract, mode="plain")
+    assert planned(database, contract) == ()
+    with contextlib.closing(ddl.connect(database, contract, readonly=True)) as connection:
+        found = ddl.read(connection, contract)
+    assert {table.name: {index.name for index in table.indexes} for table in found.values()} == EXPECTED_INDEXES["auth_service"]
+    assert all(index.valid for table in found.values() for index in table.indexes)
+    assert sum(constraint.kind == "f" for table in found.values() for constraint in table.constraints) == 3
+
+
+def wait_until_alone(endpoint: Endpoint) -> None:
+    """Wait for the server to end the statements of killed clients; a CONCURRENTLY in flight would be refused by name."""
+    with contextlib.closing(driver.connect(endpoint, application_name="psql", autocommit=True)) as connection:
+        for _ in range(300):
+            others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            if driver.scalar(connection, f"{others} AND backend_type = 'client backend'") == 0:
+                return
+            time.sleep(0.05)
+    raise AssertionError("server processes of killed clients are still there")
+
+
 def test_planning_writes_nothing(database: Endpoint) -> None:
     contract = parsed(ODD)
     with contextlib.closing(ddl.connect(database, contract, readonly=True)) as connection:
@@ -345,3 +400,15 @@ def test_now_and_current_timestamp_are_one_default(database: Endpoint) -> None:
     with contextlib.closing(driver.connect(database, application_name="x", autocommit=True)) as connection:
         assert catalog.same_expression(connection, "now()", "CURRENT_TIMESTAMP", cast="timestamp")
         assert not catalog.same_expression(connection, "now()", "'2020-01-01'", cast="timestamp")
+
+
+def test_a_table_is_analyzed_again_only_after_it_changed(database: Endpoint) -> None:
+    contract = parsed("CREATE TABLE t (a integer)")
+    schema(database, contract)
+    assert [item.object for item in build.analyze(database, contract).made] == ["svc.t"]
+    assert build.analyze(database, contract).made == ()
+    run(database, "INSERT INTO svc.t SELECT generate_series(1, 10)")
+    assert [item.object for item in build.analyze(database, contract).made] == ["svc.t"]
+    assert build.analyze(database, contract).made == ()
+    run(database, "SELECT pg_stat_reset()")
+    assert build.analyze(database, contract).made == ()

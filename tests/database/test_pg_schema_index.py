@@ -101,7 +101,8 @@ def test_without_an_open_migration_both_refuse(phases: Phases) -> None:
 
 def test_check_mode_shows_all_ddl_on_untouched_databases_and_writes_nothing(phases: Phases) -> None:
     schema, index = phases.schema(check=True), phases.index(check=True)
-    assert schema["changed"] and index["changed"]
+    assert schema["changed"]
+    assert index["changed"]
     assert "would require: no migration is open" in schema["msg"]
     assert 'CREATE TABLE "auth_service"."users"' in schema["diff"]["after"]
     assert "ALTER DATABASE" in schema["diff"]["after"]

@@ -67,9 +67,7 @@ def test_the_seven_tables_have_the_strategys_keys_and_indexes() -> None:
         ("float", "double precision", "double precision", None, None, None),
     ],
 )
-def test_a_type_is_written_as_postgresql_writes_it(
-    declared: str, type_: str, wire: str, length: int | None, precision: int | None, scale: int | None
-) -> None:
+def test_a_type_is_written_as_postgresql_writes_it(declared: str, type_: str, wire: str, length: int | None, precision: int | None, scale: int | None) -> None:
     column = parsed(f"CREATE TABLE t (a {declared})").tables[0].columns[0]
     assert (column.type, column.wire_type, column.length, column.precision, column.scale) == (type_, wire, length, precision, scale)
 
@@ -83,14 +81,16 @@ def test_types_of_the_service_travel_as_built_in_types() -> None:
     mood, short, text = contract.tables[0].columns
     assert (mood.type, mood.wire_type, mood.enum_labels) == ("svc.mood", "text", ("sad", "glad"))
     assert (short.wire_type, short.length) == ("character varying", 5)
-    assert short.domain is not None and short.domain.not_null and short.domain.checks == ("value <> ''",)
+    assert short.domain is not None
+    assert short.domain.not_null
+    assert short.domain.checks == ("value <> ''",)
     assert text.wire_type == "text"
 
 
 def test_names_are_chosen_as_postgresql_chooses_them() -> None:
     contract = parsed(
         'CREATE TABLE "Odd Table" (id integer PRIMARY KEY, "E Mail" text UNIQUE, n integer CHECK (n > 0), m integer,'
-        " CHECK (n < m), UNIQUE (n, m), FOREIGN KEY (n) REFERENCES \"Odd Table\");"
+        ' CHECK (n < m), UNIQUE (n, m), FOREIGN KEY (n) REFERENCES "Odd Table");'
         ' CREATE INDEX ON "Odd Table" (lower("E Mail"), n); CREATE INDEX ON "Odd Table" ((n + m), (n - m)) INCLUDE (id);'
     )
     table = contract.tables[0]
@@ -116,7 +116,8 @@ def test_deferrable_beside_a_column_belongs_to_the_constraint_before_it() -> Non
     table = parsed("CREATE TABLE t (a integer PRIMARY KEY, b integer UNIQUE REFERENCES t DEFERRABLE INITIALLY DEFERRED)").tables[0]
     unique, foreign = table.constraints[1], table.constraints[2]
     assert (unique.kind, unique.deferrable) == ("unique", False)
-    assert foreign.deferrable and foreign.deferred
+    assert foreign.deferrable
+    assert foreign.deferred
     assert foreign.definition.endswith('REFERENCES "svc"."t" ("a") DEFERRABLE INITIALLY DEFERRED')
 
 
@@ -125,7 +126,7 @@ def test_alter_table_adds_to_what_is_there() -> None:
         "BEGIN; SET lock_timeout = '5s'; CREATE TABLE t (a integer);"
         " ALTER TABLE t ADD COLUMN b text NOT NULL UNIQUE, ADD CONSTRAINT p PRIMARY KEY (a), ALTER b SET DEFAULT 'x;y'; COMMIT;"
     ).tables[0]
-    assert [column.definition for column in table.columns] == ['"a" integer NOT NULL', '"b" text DEFAULT \'x;y\' NOT NULL']
+    assert [column.definition for column in table.columns] == ['"a" integer NOT NULL', "\"b\" text DEFAULT 'x;y' NOT NULL"]
     assert {constraint.name for constraint in table.constraints} == {"t_b_key", "p"}
 
 
