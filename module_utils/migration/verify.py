@@ -33,7 +33,11 @@ Progress = Callable[[str, int, int], None]  # what, done rows, all rows
 
 @dataclass(frozen=True)
 class Options:
-    """How to compare; `parallel` is PostgreSQL's max_parallel_workers_per_gather, `settle_*` are for servers that are written to."""
+    """How to compare.
+
+    `parallel` is PostgreSQL's max_parallel_workers_per_gather, `settle_*` are for servers that are written to. Who only wants
+    to know which rows differ leaves `columns` and `references` out.
+    """
 
     digest: str = d.AUTO
     workers: int = 2
@@ -41,6 +45,8 @@ class Options:
     settle_attempts: int = 3
     settle_seconds: float = 2.0
     findings_kept: int = 10_000
+    columns: bool = True
+    references: bool = True
     after_cutover: bool = False
 
 
@@ -97,6 +103,11 @@ class Reference:
     checked: int
     dangling: int
     keys: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """Return the check in one line."""
+        return f"{self.target}.{self.column}: {self.dangling} of {self.checked} refer to no row of {self.refers_to}: {', '.join(self.keys[:5])}"
 
 
 @dataclass(frozen=True)
@@ -199,11 +210,11 @@ def compare(
         located = {scan.target.name: _open(sides, scan, agreed, rejects[scan.target.name]) for scan in scans if scan.differing}
         counts = {name: len(found) for name, found in located.items()}
         consistency = "judged at one consistent point of each database"
-        if any(counts.values()):
+        if any(counts.values()) and snapshot is None:  # who gives a snapshot wants to know about that one
             located, consistency = _settle(sides, scans, agreed, rejects, located, options)
         kept = _columns(sides, context.plan, agreed, located, options)
         opened = time.monotonic()
-        references = _references(sides, context.plan, chosen, rejects, located)
+        references = _references(sides, context.plan, chosen, rejects, located) if options.references else []
     results = {scan.target.name: _result(scan, located.get(scan.target.name, []), rejects[scan.target.name], options) for scan in scans}
     ended = time.monotonic()
     return Verification(
@@ -408,6 +419,9 @@ def _columns(sides: Sides, plan: Plan, agreed: d.Digest, located: Mapping[str, S
                     finding = replace(finding, kind=SERVICE_ROW)
                 kept.append(finding)
         different = [item for item in found[:room] if item.finding.kind == DIFFERENT]
+        if not options.columns:
+            kept += [item.finding for item in different]
+            continue
         for start in range(0, len(different), COLUMN_BATCH):
             kept += _name_columns(sides, target, agreed, different[start : start + COLUMN_BATCH])
     return kept

@@ -1,0 +1,287 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compare every column of every row of the source and the targets."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pg_validate
+short_description: Compare every column of every row of the source and the targets
+description:
+  - Scans both sides once, at one consistent point each, digests every row in buckets of ids, and opens only the buckets that
+    differ, to the row and then to the column. Checks references across databases, accounts for quarantined rows, and compares
+    what each user may do, computed from the tables without the mappings.
+  - Changes nothing in the source or the targets; the outcome is kept in the control database. Returns the outcome also when it is bad.
+author: The Edulink migration project
+options:
+  plan:
+    description: The plan of M(migration_plan).
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases, from the filter P(migration_connections#filter).
+    type: dict
+    required: true
+  tables:
+    description: The targets to compare, as C(service.table); all when not given.
+    type: list
+    elements: str
+  digest:
+    description:
+      - V(record) hashes each row with PostgreSQL's own 64-bit hash, twice; V(sha256) with SHA-256.
+      - V(auto) is V(record) when all servers agree on golden vectors of every type in use, else V(sha256).
+    type: str
+    choices: [auto, record, sha256]
+    default: auto
+  workers:
+    description: Connections that scan at a time, on each side.
+    type: int
+    default: 2
+  parallel_workers:
+    description: PostgreSQL's C(max_parallel_workers_per_gather) of each scan.
+    type: int
+    default: 0
+  settle_attempts:
+    description: How often differences are read again when somebody writes to a server meanwhile.
+    type: int
+    default: 3
+  settle_seconds:
+    description: Seconds between two of these readings.
+    type: float
+    default: 2
+  findings_kept:
+    description: How many findings are kept with their keys and columns; all are counted.
+    type: int
+    default: 10000
+  service_rows:
+    description:
+      - What a target's row is that no source row explains. V(difference), or V(apart) for rows that a service made itself.
+      - V(auto) is V(apart) once the cutover of this migration has passed.
+    type: str
+    choices: [auto, difference, apart]
+    default: auto
+  authorisation:
+    description: Compare what each user may do, computed from the tables without the mappings.
+    type: bool
+    default: true
+  canaries:
+    description: Accounts whose passwords are known; Django's own hashers check them against the password hashes in the target.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      username:
+        description: The account's user name.
+        type: str
+        required: true
+      password:
+        description: Its password.
+        type: str
+        required: true
+  progress_file:
+    description: Where to write how far the work is; set by the action plugin.
+    type: path
+requirements:
+  - psycopg2
+  - Django, for O(canaries) only
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would be compared; connects to no source or target.
+  diff_mode:
+    support: none
+    description: Changes nothing.
+  idempotent:
+    support: full
+    description: Changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Compare every column of every row
+  pg_validate:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+  register: __validate_result
+
+- name: Compare with a digest that auditors know
+  pg_validate:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+    digest: sha256
+"""
+
+RETURN = r"""
+passed:
+  description: Whether no difference was found.
+  type: bool
+  returned: success
+verdict:
+  description: The outcome in one line.
+  type: str
+  returned: success
+run_id:
+  description: The migration's name; empty when there is none.
+  type: str
+  returned: success
+tables:
+  description: For each target its rows on both sides, differences, seconds and rows a second.
+  type: list
+  elements: dict
+  returned: success
+  sample: [{target: auth_service.users, source_rows: 20000, target_rows: 20000, differences: 0, seconds: 0.2, rows_per_second: 200000}]
+lines:
+  description: The first findings, a line each, without values.
+  type: list
+  elements: str
+  returned: success
+validation:
+  description: Everything, as validation.json keeps it.
+  type: dict
+  returned: when not in check mode
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import authorisation, canary, control, verify
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.control import Migration
+from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.progress import Progress
+
+KIND = "validate"
+LINES = 20
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; MigrationError when something cannot be compared."""
+    params = module.params
+    context = Context.from_params(params, module.check_mode)
+    if params["workers"] < 1 or params["parallel_workers"] < 0:
+        raise MigrationError("validate: workers must be 1 or more, parallel_workers 0 or more")
+    if module.check_mode:
+        return _foreseen(context, params)
+    records = control.connect(context.control)
+    live = control.require_open(records, context.plan.digest)
+    progress = Progress(params["progress_file"])
+    try:
+        validation = _validate(context, params, live, _after_cutover(params, records, live), progress)
+    except MigrationError as exc:
+        control.record(records, KIND, "error", {"error": str(exc)}, migration=live, plan_digest=context.plan.digest)
+        raise
+    finally:
+        progress.close()
+    outcome = "passed" if validation["passed"] else "failed"
+    control.record(records, KIND, outcome, validation, migration=live, plan_digest=context.plan.digest)
+    return {
+        "changed": False,
+        "passed": validation["passed"],
+        "verdict": validation["verdict"],
+        "run_id": live.run_id,
+        "tables": validation["tables"],
+        "lines": validation["lines"],
+        "validation": validation,
+    }
+
+
+def _validate(context: Context, params: dict[str, Any], live: Migration, after_cutover: bool, progress: Progress) -> dict[str, Any]:
+    options = verify.Options(
+        digest=params["digest"],
+        workers=params["workers"],
+        parallel=params["parallel_workers"],
+        settle_attempts=params["settle_attempts"],
+        settle_seconds=params["settle_seconds"],
+        findings_kept=params["findings_kept"],
+        after_cutover=after_cutover,
+    )
+    found = verify.compare(
+        context,
+        live.plan_time,
+        tables=params["tables"],
+        options=options,
+        progress=lambda what, done, total: progress.update(KIND, "both sides", done, total),
+    )
+    validation = {
+        **found.to_dict(),
+        "run_id": live.run_id,
+        "plan_digest": context.plan.digest,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "complete": params["tables"] is None,
+        "lines": [finding.line for finding in found.findings[:LINES]] + [reference.line for reference in found.references if reference.dangling],
+    }
+    if params["authorisation"] and params["tables"] is None:
+        _include(validation, "authorisation", authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"]))
+    if params["canaries"]:
+        _include(validation, "canaries", canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
+    return validation
+
+
+def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | canary.Canaries) -> None:
+    """Add a check's result; when it failed the whole validation has failed."""
+    validation[name] = check.to_dict()
+    validation["verdict"] += f"; {check.verdict}"
+    if not check.passed:
+        validation["passed"] = False
+        validation["lines"] += list(check.lines[:LINES])
+        if validation["verdict"].startswith("equal"):
+            validation["verdict"] = f"NOT {validation['verdict']}"
+
+
+def _after_cutover(params: dict[str, Any], records: Any, live: Migration) -> bool:
+    if params["service_rows"] != "auto":
+        return bool(params["service_rows"] == "apart")
+    cutover = control.latest(records, "cutover", migration=live)
+    return cutover is not None and cutover.outcome == "passed"
+
+
+def _foreseen(context: Context, params: dict[str, Any]) -> dict[str, Any]:
+    """Return what would be compared."""
+    targets = verify.choose(context.plan, params["tables"])
+    columns = sum(len(target.columns) for target in targets)
+    return {
+        "changed": False,
+        "passed": True,
+        "verdict": f"would compare {columns} columns of {len(targets)} tables, every row, in both directions",
+        "run_id": "",
+        "tables": [],
+        "lines": [f"{target.name}: {', '.join(target.columns)} with {', '.join(part.label for part in target.parts)}" for target in targets],
+    }
+
+
+def main() -> None:
+    """Read the options, compare, report."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONTEXT_SPEC,
+            "tables": {"type": "list", "elements": "str"},
+            "digest": {"type": "str", "choices": ["auto", "record", "sha256"], "default": "auto"},
+            "workers": {"type": "int", "default": 2},
+            "parallel_workers": {"type": "int", "default": 0},
+            "settle_attempts": {"type": "int", "default": 3},
+            "settle_seconds": {"type": "float", "default": 2},
+            "findings_kept": {"type": "int", "default": 10000},
+            "service_rows": {"type": "str", "choices": ["auto", "difference", "apart"], "default": "auto"},
+            "authorisation": {"type": "bool", "default": True},
+            "canaries": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"username": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}},
+            },
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        module.exit_json(**run(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check that accounts whose passwords are known can still log in, by Django's own hashers, and which hashes there are.
+
+Only this reads password hashes; neither they nor the passwords leave this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import driver
+from .context import Context
+
+USERS = "auth_service.users"
+APPLICATION_NAME = "edulink-migration canaries"
+HASHERS = (
+    "PBKDF2PasswordHasher",
+    "PBKDF2SHA1PasswordHasher",
+    "Argon2PasswordHasher",
+    "BCryptSHA256PasswordHasher",
+    "BCryptPasswordHasher",
+    "ScryptPasswordHasher",
+    "MD5PasswordHasher",
+)
+# Hashes by their algorithm: the text before the first '$'. Django writes '!' and forty letters for an unusable password.
+_FORMATS = """
+SELECT CASE WHEN password_hash = '' THEN 'empty' WHEN password_hash LIKE '!%%' THEN 'unusable'
+            WHEN split_part(password_hash, '$', 1) ~ '^[a-z0-9_]{{1,20}}$' AND strpos(password_hash, '$') > 0 THEN split_part(password_hash, '$', 1) ELSE 'unknown' END, count(*)
+FROM {users} GROUP BY 1 ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """How many canaries can log in, and how many users have each format of hash; `failed` are places in the given list."""
+
+    checked: int
+    failed: tuple[tuple[int, str], ...]
+    formats: tuple[tuple[str, int], ...] = ()
+    unavailable: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every canary can log in."""
+        return not self.failed and not self.unavailable
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Return the formats that Django has no hasher for."""
+        known = {"pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "md5", "unusable", "empty"}
+        return tuple(f"{name} ({count})" for name, count in self.formats if name not in known)
+
+    @property
+    def verdict(self) -> str:
+        """Return one line."""
+        if self.unavailable:
+            return self.unavailable
+        unknown = f"; hash formats that Django does not know: {', '.join(self.unknown)}" if self.unknown else ""
+        return f"{self.checked - len(self.failed)} of {self.checked} canary accounts can log in{unknown}"
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return a line for each canary that cannot log in, by its place in the list: user names stay out of output."""
+        return tuple(f"canary {place}: {why}" for place, why in self.failed) or ((self.unavailable,) if self.unavailable else ())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what validation.json keeps."""
+        return {
+            "passed": self.passed,
+            "verdict": self.verdict,
+            "checked": self.checked,
+            "failed": [{"place": place, "why": why} for place, why in self.failed],
+            "formats": dict(self.formats),
+            "unknown_formats": list(self.unknown),
+        }
+
+
+def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
+    """Check accounts (user name, password) against the target's password hashes."""
+    try:
+        from django.conf import settings
+        from django.contrib.auth import hashers
+    except ImportError:
+        return Canaries(len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries")
+    if not settings.configured:
+        settings.configure(PASSWORD_HASHERS=[f"django.contrib.auth.hashers.{name}" for name in HASHERS])
+    users = next((target for target in context.plan.targets if target.name == USERS), None)
+    if users is None:
+        return Canaries(len(accounts), (), unavailable=f"canaries not checked: the plan has no target {USERS}")
+    failed: list[tuple[int, str]] = []
+    connection = context.connect_target(users.service, APPLICATION_NAME, readonly=True, autocommit=True)
+    try:
+        with driver.database_errors(context.targets[users.service].place, "reading canaries' password hashes"):
+            for place, (username, password) in enumerate(accounts, 1):
+                found = driver.rows(connection, f"SELECT password_hash, is_active FROM {users.qualified} WHERE username = %s", (username,))
+                why = _refusal(hashers, found, password)
+                if why:
+                    failed.append((place, why))
+            formats = tuple((str(name), int(count)) for name, count in driver.rows(connection, _FORMATS.format(users=users.qualified).replace("%%", "%")))
+    finally:
+        connection.close()
+    return Canaries(len(accounts), tuple(failed), formats)
+
+
+def _refusal(hashers: Any, found: Sequence[tuple[Any, ...]], password: str) -> str:
+    """Return why an account could not log in, or ''."""
+    if not found:
+        return "no such user in the target"
+    encoded, active = found[0]
+    if not active:
+        return "the user is not active"
+    try:
+        hashers.identify_hasher(encoded)
+    except ValueError:
+        return "Django does not know the format of the hash"
+    try:
+        return "" if hashers.check_password(password, encoded) else "the password does not match"
+    except Exception as exc:  # a hasher's own library may be missing, or the hash be cut
+        return f"the hash could not be checked ({type(exc).__name__})"
