@@ -14,7 +14,7 @@ description:
   - Reads C(mappings/<service>/<table>.yml), C(mappings/_ids/<entity>.yml) and the services' schema SQL, checks them against
     each other with PostgreSQL's own parser, and returns the plan that every phase works from.
   - Runs on the controller, connects to nothing and writes nothing.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
 options:
   mappings_dir:
     description: The folder of the mappings.

@@ -15,16 +15,10 @@ description:
     processes that claim chunks in the target's ledger. Killed at any instant it goes on where it was when it runs again.
   - Several runners may run it at the same time; they share the chunks.
   - Adds the primary keys when all chunks are done, and settles what changed in the source between two snapshots.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan that M(migration_plan) returned.
-    type: dict
-    required: true
-  connections:
-    description: Source, targets, control database and namespace, from the filter C(migration_connections).
-    type: dict
-    required: true
   runner:
     description: The name of this runner in the ledger.
     type: str

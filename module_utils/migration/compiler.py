@@ -199,7 +199,8 @@ def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter]) -> Cell:
     if column.source is None and column.sql is None:
         return Cell(column.name, f"{_constant(column.value)}::{wire_type}", wire_type, constant=True, place=column.place)
     if column.source is not None:
-        sql, reads = f"src.{ident(column.source)}", (column.source,)
+        sql = f"src.{ident(column.source)}"
+        reads: tuple[str, ...] = (column.source,)
     else:
         text = str(column.sql)
         sql, reads = f"(\n{text}\n)", read_expression(text, f"{column.place}: column {column.name}")

@@ -153,7 +153,7 @@ def connect(
         chosen["default_transaction_read_only"] = "on"
     if endpoint.session_role:
         chosen["role"] = endpoint.session_role
-    arguments = {
+    arguments: dict[str, Any] = {
         "host": endpoint.host,
         "port": endpoint.port,
         "dbname": endpoint.dbname,

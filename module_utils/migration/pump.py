@@ -13,6 +13,7 @@ import fcntl
 import os
 import threading
 from dataclasses import dataclass, field
+from io import BufferedIOBase, BufferedReader
 from typing import IO
 
 from . import driver
@@ -52,12 +53,12 @@ class _Sender:
 class _Counted:
     """The reading end of the pipe, counting bytes."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: BufferedIOBase) -> None:
         self.stream = stream
         self.size = 0
 
     def read(self, amount: int) -> bytes:
-        data = self.stream.read1(amount)  # type: ignore[attr-defined]  # a BufferedReader has it
+        data: bytes = self.stream.read1(amount)
         self.size += len(data)
         return data
 
@@ -75,7 +76,7 @@ def pump(source: driver.Connection, select: str, target: driver.Connection, copy
     with contextlib.suppress(OSError):
         fcntl.fcntl(write_end, _F_SETPIPE_SZ, _BLOCK)
     sink = os.fdopen(write_end, "wb", buffering=_BLOCK // 4)
-    stream = os.fdopen(read_end, "rb", buffering=_BLOCK)
+    stream = BufferedReader(os.fdopen(read_end, "rb", buffering=0), _BLOCK)
     counted = _Counted(stream)
     sender = _Sender(source, f"COPY ({select}) TO STDOUT (FORMAT binary)", sink)
     rows = -1

@@ -17,7 +17,7 @@ from . import driver
 try:
     import psutil
 except ImportError:  # the runner's own measures are then unknown, the databases' are not
-    psutil = None
+    psutil = None  # type: ignore[assignment]  # its absence is asked for below
 
 
 @dataclass(frozen=True)

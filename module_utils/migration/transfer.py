@@ -241,8 +241,8 @@ class _Crew:
         totals = self._totals()
         waiting = {channel: process for channel, process in zip(channels, processes, strict=True)}
         while waiting:
-            ready = multiprocessing.connection.wait(list(waiting), timeout=1.0)
-            for channel in ready:
+            channels_ready: list[Any] = list(multiprocessing.connection.wait(list(waiting), timeout=1.0))
+            for channel in channels_ready:
                 try:
                     report = channel.recv()
                 except EOFError:

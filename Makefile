@@ -1,0 +1,75 @@
+# Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/sh
+PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+unexport ANSIBLE_CONFIG PYTHONPATH VIRTUAL_ENV
+PLAY := ansible-playbook -i inventories/lab
+
+BENCH_USERS ?= 1000000
+BENCH_REPEATS ?= 3
+CHAOS_KILLS ?= 100
+MUTATIONS ?= 2000
+LAB_USERS ?= 20000
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos mutate logins docs lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv from the hash-locked requirements
+
+$(READY): requirements.txt
+	@sh tests/setup.sh "$(PYTHON)" "$(VENV)"
+
+demo: $(READY) ## start the lab, carry a generated monolith into both services, prove it
+	@$(PLAY) playbooks/lab.yml -e lab_users=$(LAB_USERS)
+	@$(PLAY) playbooks/site.yml
+
+lab: $(READY) ## start the lab alone (LAB_USERS=20000)
+	@$(PLAY) playbooks/lab.yml -e lab_users=$(LAB_USERS)
+
+lab-stop: $(READY) ## stop the lab's servers, keep their data
+	@$(PLAY) playbooks/lab.yml -e lab_state=stopped
+
+lab-delete: $(READY) ## stop the lab and delete it
+	@$(PLAY) playbooks/lab.yml -e lab_state=absent
+
+test: lint unit molecule ## lint, unit, database and molecule tests
+
+lint: $(READY) ## ruff, ansible-lint (production), mypy --strict and sanity tests on the staged modules
+	@ruff check .
+	@ansible-lint -q --offline
+	@sh tests/lint/staged.sh
+
+unit: $(READY) ## unit and database tests, on servers of their own
+	@python -m pytest -q
+
+molecule: $(READY) ## molecule scenarios, on a lab of their own
+	@sh tests/molecule.sh
+
+bench: $(READY) ## measure the transfer against its limits (BENCH_USERS=1000000 BENCH_REPEATS=3)
+	@BENCH_USERS=$(BENCH_USERS) BENCH_REPEATS=$(BENCH_REPEATS) python -m tests.bench
+
+chaos: $(READY) ## kill the transfer at random instants (CHAOS_KILLS=100)
+	@python -m tests.chaos --kills $(CHAOS_KILLS)
+
+mutate: $(READY) ## break rows in every way and see validation name them (MUTATIONS=2000)
+	@python -m tests.mutation --mutations $(MUTATIONS)
+
+logins: $(READY) ## log in with every Django version that this Python runs
+	@python -m tests.logins
+
+docs: $(READY) ## write the options of every role to docs/options.md
+	@python -m tests.lint.options
+
+lock: $(READY) ## lock requirements.in with hashes, for every supported Python
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 requirements.in -o requirements.txt
+
+clean: ## delete the lab and .venv; artifacts stay
+	@if [ -x $(VENV)/bin/ansible-playbook ]; then $(PLAY) playbooks/lab.yml -e lab_state=absent; fi
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that every phase's module has: the plan and the ways to the databases."""
+
+from __future__ import annotations
+
+_ENDPOINT = """
+name:
+  description: The inventory host that stands for the database.
+  type: str
+  required: true
+login_host:
+  description: Host, or folder of the Unix socket.
+  type: str
+  default: ""
+login_port:
+  description: Port.
+  type: int
+  default: 5432
+login_db:
+  description: Database.
+  type: str
+  required: true
+login_user:
+  description: Role to log in as.
+  type: str
+  required: true
+login_password:
+  description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
+  type: str
+ssl_mode:
+  description: How TLS is used and what is verified.
+  type: str
+  choices: [disable, allow, prefer, require, verify-ca, verify-full]
+  default: prefer
+ca_cert:
+  description: File with the certificate authority's certificate.
+  type: path
+ssl_cert:
+  description: File with the client's certificate.
+  type: path
+ssl_key:
+  description: File with the client's key.
+  type: path
+session_role:
+  description: Role to take on after login, usually the database's owner.
+  type: str
+schema:
+  description: Schema of the monolith's tables; only the source has one.
+  type: str
+"""
+
+
+def _indent(text: str, by: int) -> str:
+    return "\n".join(" " * by + line for line in text.strip().splitlines())
+
+
+class ModuleDocFragment:
+    """Options of CONTEXT_SPEC in module_utils/migration/context.py."""
+
+    DOCUMENTATION = f"""
+options:
+  plan:
+    description: The plan that the module migration_plan returned.
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases and the namespace, made from the inventory by the filter migration_connections.
+    type: dict
+    required: true
+    suboptions:
+      source:
+        description: The monolith's database.
+        type: dict
+        required: true
+        suboptions:
+{_indent(_ENDPOINT, 10)}
+      targets:
+        description: The services' databases.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+{_indent(_ENDPOINT, 10)}
+      control:
+        description: The database of the migration's own records.
+        type: dict
+        required: true
+        suboptions:
+{_indent(_ENDPOINT, 10)}
+      namespace:
+        description: The environment's secret namespace of the UUIDs.
+        type: str
+        required: true
+"""
