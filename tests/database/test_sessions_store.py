@@ -1,0 +1,237 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The store as users have it: a cluster, a Sentinel, TLS, an ACL user; and what it says when it cannot be used."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from ansible.module_utils.lab import process
+from ansible.module_utils.lab import valkey as lab_valkey
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.sessions.carry import remove
+from ansible.module_utils.migration.sessions.layout import Layout, digest
+from ansible.module_utils.migration.sessions.ledger import Item, Ledger
+from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
+
+HOST = "127.0.0.1"
+PASSWORD = secrets.token_urlsafe(12)
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start(tmp_path: Path, server_root: Path) -> Iterator[Start]:
+    """Return `start(*configuration lines, sentinel=False)`: a server in a process of its own; its port."""
+    program = lab_valkey.program(server_root, process.Account.for_servers())
+    children: list[subprocess.Popen[bytes]] = []
+
+    def begin(*lines: str, sentinel: bool = False) -> int:
+        port = free_port()
+        home = tmp_path / str(port)
+        home.mkdir()
+        config = home / "conf"
+        persistence = [] if sentinel else ['save ""']
+        config.write_text("\n".join([f"port {port}", f"bind {HOST}", f"dir {home}", *persistence, *lines, ""]))
+        with (home / "log").open("wb") as log:
+            children.append(subprocess.Popen([program, str(config), *(["--sentinel"] if sentinel else [])], stdout=log, stderr=log))
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+                return port
+            time.sleep(0.02)
+        raise AssertionError((home / "log").read_text())
+
+    yield begin
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def items(count: int, value: bytes = b"value") -> list[Item]:
+    ends = int(time.time()) + 3600
+    return [Item(f"{number:032x}", digest(value + b"%d" % number), ends, "", value + b"%d" % number) for number in range(count)]
+
+
+def write_and_take_back(options: StoreOptions, count: int = 400) -> None:
+    """Write sessions, find them unchanged, and remove them."""
+    with contextlib.closing(open_store(options)) as store:
+        ledger = Ledger(store, Layout())
+        some = items(count)
+        assert not ledger.begun()
+        ledger.begin()
+        assert ledger.carry(some, write=True) == b"1" * count
+        assert ledger.carry(some, write=True) == b"0" * count
+        assert store.client.get(Layout().key_prefix + some[7].session_key) == b"value7"
+        assert sum(map(len, ledger.entries())) == count
+        assert remove(ledger)["removed"] == count
+        assert not ledger.begun()
+
+
+def test_a_cluster_holds_sessions_on_every_node(start: Start) -> None:
+    lines = ("cluster-enabled yes", "cluster-config-file nodes.conf", f"requirepass {PASSWORD}", f"primaryauth {PASSWORD}")
+    ports = [start(*lines, f"cluster-port {free_port()}") for _ in range(3)]
+    clients = [redis.Redis(HOST, port, password=PASSWORD) for port in ports]
+    for index, client in enumerate(clients):
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 16384 * index // 3, 16384 * (index + 1) // 3 - 1)
+        client.execute_command("CLUSTER SET-CONFIG-EPOCH", index + 1)
+    for client, port in zip(clients[1:], ports[1:], strict=True):
+        bus = int(client.config_get("cluster-port")["cluster-port"])
+        clients[0].execute_command("CLUSTER MEET", HOST, port, bus)
+    deadline = time.monotonic() + 20
+    while not all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    options = StoreOptions((Address(HOST, ports[1]),), mode="cluster", password=PASSWORD)
+    with contextlib.closing(open_store(options)) as store:
+        Ledger(store, Layout()).carry(items(300), write=True)
+        assert len(store.rooms()) == 3
+    assert all(client.dbsize() > 100 for client in clients)
+    for client in clients:
+        client.flushdb()
+    write_and_take_back(options)
+    assert [client.dbsize() for client in clients] == [0, 0, 0]
+    with pytest.raises(MigrationError, match="database 0 only"):
+        open_store(StoreOptions((Address(HOST, ports[0]),), mode="cluster", password=PASSWORD, db=1))
+    for client in clients:
+        client.close()
+
+
+def test_a_sentinel_leads_to_the_primary(start: Start) -> None:
+    primary = start(f"requirepass {PASSWORD}")
+    lines = (f"sentinel monitor store {HOST} {primary} 1", f"sentinel auth-pass store {PASSWORD}", "requirepass watch")
+    sentinels = tuple(Address(HOST, start(*lines, sentinel=True)) for _ in range(2))
+    options = StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="store", sentinel_password="watch", db=3)
+    write_and_take_back(options)
+    with pytest.raises(MigrationError, match="session store"):
+        open_store(StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="other", sentinel_password="watch"))
+
+
+def test_an_acl_user_needs_no_more_than_is_documented(start: Start) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "sessions.md").read_text(encoding="utf-8")
+    rights = next(line for line in documented.splitlines() if line.startswith("ACL SETUSER")).partition(" on ")[2].replace(">PASSWORD", f">{PASSWORD}")
+    port = start(f"user carrier on {rights}", "user default off")
+    write_and_take_back(StoreOptions((Address(HOST, port),), username="carrier", password=PASSWORD))
+    with pytest.raises(MigrationError, match="refuses our login"):
+        open_store(StoreOptions((Address(HOST, port),), username="carrier", password="wrong"))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return a certificate for localhost and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    paths = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost", "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True)
+    return paths
+
+
+def test_tls_is_verified(start: Start, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    port = tls_front(start(f"requirepass {PASSWORD}"), certificate)
+    good = StoreOptions((Address("localhost", port),), password=PASSWORD, tls=True, tls_ca=str(certificate[0]))
+    write_and_take_back(good, 50)
+    with pytest.raises(MigrationError, match=r"(?i)certificate"):
+        open_store(StoreOptions((Address("localhost", port),), password=PASSWORD, tls=True))
+    with pytest.raises(MigrationError, match=r"(?i)certificate"):
+        open_store(StoreOptions((Address(HOST, port),), password=PASSWORD, tls=True, tls_ca=str(certificate[0])))
+
+
+def tls_front(port: int, certificate: tuple[Path, Path]) -> int:
+    """Put TLS in front of a server, because the wheel's is built without; return the port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    listener = socket.create_server((HOST, 0))
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.close()
+
+    def serve() -> None:
+        while True:
+            plain, _ = listener.accept()
+            try:
+                inner = context.wrap_socket(plain, server_side=True)
+            except OSError:
+                continue
+            outer = socket.create_connection((HOST, port))
+            for pair in ((inner, outer), (outer, inner)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(listener.getsockname()[1])
+
+
+def write_all(ledger: Ledger, some: list[Item]) -> None:
+    for begin in range(0, len(some), 500):
+        ledger.carry(some[begin : begin + 500], write=True)
+
+
+def test_a_lost_connection_is_told_and_the_next_run_completes(start: Start) -> None:
+    port = start(f"requirepass {PASSWORD}", "appendonly yes")
+    options = StoreOptions((Address(HOST, port),), password=PASSWORD)
+    some = items(30_000)
+    store = open_store(options)
+    ledger = Ledger(store, Layout())
+    ledger.begin()
+    killer = redis.Redis(HOST, port, password=PASSWORD)
+
+    def cut() -> None:
+        while killer.dbsize() < 3000:
+            time.sleep(0.005)
+        killer.client_kill_filter(_type="normal", skipme=True)
+
+    thread = threading.Thread(target=cut)
+    thread.start()
+    with pytest.raises(MigrationError, match=r"run playbooks/sessions\.yml again"):
+        write_all(ledger, some)
+    thread.join()
+    with contextlib.closing(open_store(options)) as again:
+        said = Ledger(again, Layout()).carry(some, write=True)
+        assert set(said) == set(b"01")
+        assert Ledger(again, Layout()).carry(some, write=True) == b"0" * len(some)
+        assert remove(Ledger(again, Layout()))["removed"] == len(some)
+    assert killer.dbsize() == 0
+    killer.close()
+
+
+def test_a_full_store_is_told(start: Start) -> None:
+    port = start("maxmemory 8mb", "maxmemory-policy noeviction")
+    with contextlib.closing(open_store(StoreOptions((Address(HOST, port),)))) as store, pytest.raises(MigrationError, match="raise maxmemory"):
+        Ledger(store, Layout()).carry(items(3000, b"x" * 5000), write=True)
+
+
+def test_a_store_that_is_not_there_is_told_in_one_line() -> None:
+    with pytest.raises(MigrationError) as caught:
+        open_store(StoreOptions((Address(HOST, 1),), password=PASSWORD))
+    assert "session store 127.0.0.1:1" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_scripts_that_were_forgotten_are_loaded_again(start: Start) -> None:
+    port = start()
+    with contextlib.closing(open_store(StoreOptions((Address(HOST, port),)))) as store:
+        ledger = Ledger(store, Layout())
+        assert ledger.carry(items(10), write=True) == b"1" * 10
+        store.client.script_flush()
+        assert ledger.carry(items(20), write=True) == b"0" * 10 + b"1" * 10
