@@ -225,12 +225,13 @@ def _monolith(options: Options, lab: Lab, check: bool, progress: Progress) -> li
             environment,
             progress,
             "fill",
+            "--if-empty",
             f"--users={options.users}",
             f"--seed={options.seed}",
             f"--group-permissions={options.group_permissions}",
             f"--sessions={options.sessions}",
         )
-        users = options.users
+        users = _count_users(endpoint)
         done = [_filling(options)]
     layout.write_state(options.state_dir, replace(lab.state, users=users))
     return done

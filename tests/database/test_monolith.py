@@ -233,6 +233,8 @@ def test_a_filled_monolith_is_never_filled_again(monolith: Endpoint) -> None:
     again = manage(monolith, "fill", "--users=100")
     assert again.returncode != 0
     assert "has users already" in again.stderr
+    assert manage(monolith, "fill", "--users=100", "--if-empty").returncode == 0
+    assert one(monolith, "SELECT count(*) FROM auth_user") == USERS
 
 
 def test_the_same_seed_gives_the_same_rows_and_options_are_obeyed(databases: Callable[..., Endpoint]) -> None:

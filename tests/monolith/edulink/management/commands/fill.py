@@ -34,6 +34,7 @@ TABLES = (
     "users_role",
 )
 FEWEST = 60
+LOCK = 20120301  # any number: one fill at a time, also when the caller of another was killed and it goes on
 
 # Foreign keys, unique constraints and secondary indexes are made again after the load, as they were: much faster, and
 # no queue of deferred checks grows with the rows.
@@ -68,6 +69,7 @@ class Command(BaseCommand):
         parser.add_argument("--seed", type=int, default=1, help="another seed, other data")
         parser.add_argument("--group-permissions", type=int, default=3, help="how many permissions a group has")
         parser.add_argument("--sessions", type=int, default=400, help="how many sessions beside those of the known accounts")
+        parser.add_argument("--if-empty", action="store_true", help="leave a filled monolith as it is, without an error")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Fill, and tell after each step what it made."""
@@ -75,8 +77,11 @@ class Command(BaseCommand):
         if users < FEWEST or sessions < 0 or group_permissions < 0:
             raise CommandError(f"users must be {FEWEST} or more, sessions and group permissions 0 or more")
         with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
             cursor.execute("SELECT EXISTS (SELECT FROM auth_user)")
             if cursor.fetchone()[0]:
+                if options["if_empty"]:
+                    return
                 raise CommandError("this monolith has users already; fill only an empty one")
             with transaction.atomic():
                 self._load(cursor, users, options["seed"], group_permissions, sessions)
