@@ -1,0 +1,134 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mend the differences that the last validation found."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pg_repair
+short_description: Mend the differences that the last validation found
+description:
+  - Takes the findings of the last validation of the open migration and makes exactly those keys equal to the source, by the same
+    function that the transfer and the catch-up write with.
+  - Once the cutover has passed, the services own their rows; only rows that are missing are written then.
+author: The Edulink migration project
+options:
+  plan:
+    description: The plan of M(migration_plan).
+    type: dict
+    required: true
+  connections:
+    description: The ways to the databases, from the filter P(migration_connections#filter).
+    type: dict
+    required: true
+  max_rows:
+    description: How many rows may change at most; more is an error before anything is written.
+    type: int
+    default: 1000
+requirements:
+  - psycopg2
+attributes:
+  check_mode:
+    support: full
+    description: Reads the findings from the control database and shows what would be written.
+  diff_mode:
+    support: full
+    description: Shows each row's table, key, id and columns; no values.
+  idempotent:
+    support: full
+    description: Writing the same keys again changes nothing.
+"""
+
+EXAMPLES = r"""
+- name: Mend what the last validation found
+  pg_repair:
+    plan: "{{ __migration_plan.plan }}"
+    connections: "{{ __migration_connections }}"
+    max_rows: 50
+"""
+
+RETURN = r"""
+tables:
+  description: For each table how many rows are inserted, updated and deleted.
+  type: dict
+  returned: success
+  sample: {auth_service.users: {update: 3, insert: 1}}
+written:
+  description: How many rows were written.
+  type: int
+  returned: success
+left:
+  description: Findings that are not mended, with the reason.
+  type: list
+  elements: str
+  returned: success
+msg:
+  description: The outcome in one line.
+  type: str
+  returned: success
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.migration import control
+from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.repair import Repair, apply_repair, plan_repair, require_cap
+
+KIND = "repair"
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; MigrationError when there are no findings or too many."""
+    context = Context.from_params(module.params, module.check_mode)
+    records = control.connect(context.control, readonly=module.check_mode)
+    live = control.require_open(records, context.plan.digest)
+    last = control.latest(records, "validate", migration=live)
+    if last is None or last.outcome == "error":
+        raise MigrationError("this migration has no finished validation; run playbooks/validate.yml first")
+    mended = control.latest(records, KIND, migration=live)
+    if last.outcome == "passed" or (mended is not None and mended.id > last.id):
+        why = "the last validation found no difference" if last.outcome == "passed" else "the last findings are mended already; run playbooks/validate.yml"
+        return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": f"nothing to repair: {why}"}
+    cutover = control.latest(records, "cutover", migration=live)
+    repair = plan_repair(last.detail, after_cutover=cutover is not None and cutover.outcome == "passed")
+    require_cap(repair, module.params["max_rows"])
+    written = 0
+    if repair.findings and not module.check_mode:
+        done = apply_repair(context, live.plan_time, repair)
+        written = done.rows
+        detail = {"tables": repair.by_table, "inserted": done.inserted, "updated": done.updated, "deleted": done.deleted, "left": len(repair.left)}
+        control.record(records, KIND, "passed", {**detail, "unnamed": repair.unnamed}, migration=live, plan_digest=context.plan.digest)
+    return {
+        "changed": bool(repair.findings) if module.check_mode else written > 0,
+        "tables": repair.by_table,
+        "written": written,
+        "left": [f"{finding.line}: {why}" for finding, why in repair.left],
+        "msg": _line(repair, written, module.check_mode),
+        "diff": {"before_header": "targets", "after_header": "targets, repaired", "before": "", "after": "".join(f"{line}\n" for line in repair.lines)},
+    }
+
+
+def _line(repair: Repair, written: int, check: bool) -> str:
+    rows = f"would make {len(repair.findings)} rows equal to the source" if check else f"made {len(repair.findings)} rows equal to the source, wrote {written}"
+    left = f"; left {len(repair.left)} rows that belong to the services" if repair.left else ""
+    unnamed = f"; {repair.unnamed} more differences were counted but not named, validate and repair again" if repair.unnamed else ""
+    return rows + left + unnamed
+
+
+def main() -> None:
+    """Read the options, repair, report."""
+    module = AnsibleModule(argument_spec={**CONTEXT_SPEC, "max_rows": {"type": "int", "default": 1000}}, supports_check_mode=True)
+    try:
+        module.exit_json(**run(module))
+    except MigrationError as exc:
+        module.fail_json(msg=str(exc))
+
+
+if __name__ == "__main__":
+    main()
