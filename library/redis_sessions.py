@@ -230,6 +230,10 @@ options:
     description: Sessions read at once.
     type: int
     default: 2000
+  workers:
+    description: Processes that decode and write; few sessions are carried by one.
+    type: int
+    default: 2
 requirements:
   - psycopg2
   - redis 5 or later (Python package)
@@ -309,12 +313,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     context = Context.from_params(params, module.check_mode)
     layout = Layout(params["engine"], params["key_prefix"], params["key_version"], params["serializer"])
-    store = open_store(StoreOptions.from_params(params["store"]))
-    with contextlib.closing(store):
+    options = StoreOptions.from_params(params["store"])
+    with contextlib.closing(open_store(options)) as store:
         ledger = Ledger(store, layout)
         if params["state"] == "absent":
             return _absent(context, ledger, params)
-        return _present(context, ledger, params)
+        return _present(context, ledger, options, params)
 
 
 def _absent(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +330,7 @@ def _absent(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[st
     return {"changed": any(counts.values()), "counts": counts, "msg": line, "diff": _diff(counts["removed"], 0)}
 
 
-def _present(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[str, Any]:
+def _present(context: Context, ledger: Ledger, options: StoreOptions, params: dict[str, Any]) -> dict[str, Any]:
     if not params["secret_key"]:
         raise MigrationError("sessions_secret_key is missing: it is SECRET_KEY of the monolith; keep it in the vault")
     compare = params["state"] == "compare"
@@ -346,11 +350,19 @@ def _present(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[s
         ended=params["ended"],
         eviction_allowed=params["eviction_allowed"],
         batch=params["batch"],
+        workers=params["workers"],
     )
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(contextlib.closing(driver.connect(context.source, application_name=APPLICATION_NAME, readonly=True)))
         users, note = _users(stack, context, params)
-        result = carry(source, context.source.schema, users, ledger, rules, write=write, place=context.source.place)
+
+        @contextlib.contextmanager
+        def crew() -> Iterator[tuple[Users, Ledger]]:
+            """Open the connections of a worker process."""
+            with contextlib.ExitStack() as own, contextlib.closing(open_store(options)) as store:
+                yield _users(own, context, params)[0], Ledger(store, ledger.layout)
+
+        result = carry(source, context.source.schema, users, ledger, rules, write=write, place=context.source.place, crew=crew)
     if write:
         _record(context, result)
     counts = result.to_dict()
@@ -420,6 +432,7 @@ def main() -> None:
             "ended": {"type": "str", "default": "remove", "choices": ["remove", "keep"]},
             "eviction_allowed": {"type": "bool", "default": False},
             "batch": {"type": "int", "default": 2000},
+            "workers": {"type": "int", "default": 2},
         },
         supports_check_mode=True,
     )

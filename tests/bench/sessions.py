@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sessions carried against the same rows piped as they are: `cases(world)`, or alone
 
-    python -m tests.bench.sessions [SESSIONS ...]
+    python -m tests.bench.sessions [SESSIONS ...]        (BENCH_REPEATS, 3)
 
 The limit is 3 times the piping, and memory that does not grow with the number of sessions.
 """
@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import redis
@@ -36,7 +37,7 @@ from ansible.module_utils.migration.sessions.users import MigratedUsers
 from ansible.module_utils.migration.throttle import Limits
 
 BATCH = 2000
-REPEATS = 3
+REPEATS = int(os.environ.get("BENCH_REPEATS", "3"))
 Job = Callable[[World, StoreOptions, str], int]
 
 
@@ -68,18 +69,23 @@ def carried_anew(found: World, options: StoreOptions, secret: str) -> int:
 
 
 def _phase(found: World, options: StoreOptions, rules: Rules) -> int:
+    @contextlib.contextmanager
+    def crew() -> Iterator[tuple[MigratedUsers, Ledger]]:
+        target = driver.connect(found.context.targets["auth_service"], application_name="bench", readonly=True, autocommit=True)
+        with contextlib.closing(target), contextlib.closing(open_store(options)) as store:
+            yield MigratedUsers(target, found.context.plan, NAMESPACE), Ledger(store, Layout())
+
     source = driver.connect(found.context.source, application_name="bench", readonly=True)
-    target = driver.connect(found.context.targets["auth_service"], application_name="bench", readonly=True, autocommit=True)
-    store = open_store(options)
-    with contextlib.closing(source), contextlib.closing(target), contextlib.closing(store):
-        users = MigratedUsers(target, found.context.plan, NAMESPACE)
-        return carry(source, "public", users, Ledger(store, Layout()), rules, write=True).carried
+    with contextlib.closing(source), crew() as (users, ledger):
+        return carry(source, "public", users, ledger, rules, write=True, crew=crew).carried
 
 
 def _child(job: Job, found: World, options: StoreOptions, secret: str, answers: Any) -> None:
     started = time.monotonic()
     count = job(found, options, secret)
-    answers.put((count, time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    seconds = time.monotonic() - started
+    ours, largest = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    answers.put((count, seconds, ours + Rules("").workers * largest))  # shared pages are counted in each process
 
 
 def measure(job: Job, found: World, options: StoreOptions, secret: str, *, flush: bool = True) -> tuple[int, float, float]:

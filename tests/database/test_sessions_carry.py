@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import pickle
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -63,13 +66,13 @@ class World:
         )
 
     def carry(self, *, write: bool = True, layout: Layout = DJANGO, **rules: Any) -> Result:
-        store = open_store(self.options)
-        source = driver.connect(self.source, application_name="tests", readonly=True)
-        try:
-            return carry(source, "public", KnownUsers(), Ledger(store, layout), Rules(SECRET, **rules), write=write)
-        finally:
-            source.close()
-            store.close()
+        @contextlib.contextmanager
+        def crew() -> Iterator[tuple[KnownUsers, Ledger]]:
+            with contextlib.closing(open_store(self.options)) as store:
+                yield KnownUsers(), Ledger(store, layout)
+
+        with contextlib.closing(driver.connect(self.source, application_name="tests", readonly=True)) as source, crew() as (users, ledger):
+            return carry(source, "public", users, ledger, Rules(SECRET, **rules), write=write, crew=crew)
 
     def remove(self, layout: Layout = DJANGO, **options: Any) -> Mapping[str, int]:
         store = open_store(self.options)
@@ -304,14 +307,46 @@ def test_a_monolith_without_sessions_in_its_database_is_told_so(world: World) ->
         world.carry()
 
 
-def test_many_sessions_go_in_batches_and_lose_none(world: World) -> None:
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_many_sessions_go_in_batches_and_lose_none(world: World, workers: int) -> None:
     data = signing.encode(logged_in(1), SECRET)
     world.execute(
         "INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 5000) n", data
     )
     started = time.monotonic()
-    assert world.carry(batch=700).written == 5000
-    assert not world.carry(batch=700).changed
+    assert world.carry(batch=700, workers=workers).written == 5000
+    assert not world.carry(batch=700, workers=workers).changed
     assert world.remove()["removed"] == 5000
     assert world.redis.dbsize() == 0
     assert time.monotonic() - started < 30
+
+
+class Failing(KnownUsers):
+    """The target goes away."""
+
+    def find(self, numbers: Any, *, passwords: bool) -> Mapping[int, User]:
+        raise MigrationError("auth_service: gone")
+
+
+class Killed(KnownUsers):
+    """The process is killed."""
+
+    def find(self, numbers: Any, *, passwords: bool) -> Mapping[int, User]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+@pytest.mark.parametrize(("users", "told"), [(Failing(), "auth_service: gone"), (Killed(), "a worker process was killed")])
+def test_a_failing_worker_is_told_and_the_next_run_completes(world: World, users: KnownUsers, told: str) -> None:
+    data = signing.encode(logged_in(1), SECRET)
+    world.execute("INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 9000) n", data)
+
+    @contextlib.contextmanager
+    def crew() -> Iterator[tuple[KnownUsers, Ledger]]:
+        with contextlib.closing(open_store(world.options)) as store:
+            yield users, Ledger(store, DJANGO)
+
+    source = driver.connect(world.source, application_name="tests", readonly=True)
+    with contextlib.closing(source), crew() as (_, ledger), pytest.raises(MigrationError, match=told):
+        carry(source, "public", KnownUsers(), ledger, Rules(SECRET, batch=500), write=True, crew=crew)
+    assert world.carry().carried == 9000

@@ -1,0 +1,165 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked for, and what became of every session."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import MigrationError
+from . import scripts
+from .layout import short
+from .signing import SESSION_SALT
+
+OUTDATED = "outdated"  # the password has changed since: the monolith would end this session at its next request
+NOT_MIGRATED = "not_migrated"
+NO_USER = "no_such_user_id"  # `_auth_user_id` is no integer
+BACKEND = "unknown_backend"
+NAMED = 20  # short hashes reported for each reason
+
+Row = tuple[str, str, int]  # session_key, session_data, the second of its end
+
+_CODES = {
+    "unchanged": scripts.UNCHANGED,
+    "written": scripts.WRITTEN,
+    "updated": scripts.UPDATED,
+    "service": scripts.SERVICE,
+    "ended_in_service": scripts.ENDED,
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How sessions are rewritten; the secrets never leave this object."""
+
+    secret_key: str = field(repr=False)
+    secret_key_fallbacks: tuple[str, ...] = field(default=(), repr=False)
+    service_secret_key: str | None = field(default=None, repr=False)
+    salt: str = SESSION_SALT
+    backends: Mapping[str, str] = field(default_factory=dict)
+    known_backends: tuple[str, ...] = ()
+    user_index: str | None = None
+    restore: bool = False
+    ended: str = "remove"
+    eviction_allowed: bool = False
+    batch: int = 2000
+    workers: int = 2
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Return every key that the monolith may have signed with."""
+        return (self.secret_key, *self.secret_key_fallbacks)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What there was and what became of it; `carried` = written + updated + unchanged + service + ended_in_service."""
+
+    live: int
+    expired: int
+    anonymous: int
+    authenticated: int
+    not_migrated: int
+    outdated: int
+    rejected: Mapping[str, int]
+    carried: int
+    written: int
+    updated: int
+    unchanged: int
+    service: int
+    ended_in_service: int
+    removed: int
+    indexed: int
+    backends: Mapping[str, int]
+    examples: Mapping[str, Sequence[str]]
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether the store changed, or would."""
+        return bool(self.written or self.updated or self.removed or self.indexed)
+
+    @property
+    def line(self) -> str:
+        """Return an operator's line."""
+        rejected = sum(self.rejected.values())
+        return (
+            f"sessions: {self.live} live ({self.authenticated} of users, {self.anonymous} anonymous) = {self.carried} carried"
+            f" + {self.not_migrated} of users not migrated + {self.outdated} outdated + {rejected} rejected; {self.expired} expired."
+            f" {self.written} written, {self.updated} updated, {self.unchanged} unchanged, {self.service} changed and"
+            f" {self.ended_in_service} ended by the service, {self.removed} removed; {self.seconds:.1f} s"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as JSON can carry them; there is no session key among them."""
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the source holds at one moment."""
+
+    now: int
+    live: int
+    expired: int
+    bytes: int
+
+
+class Tally:
+    """Counts of one run; the decoding and the writing thread each add to names of their own."""
+
+    def __init__(self) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.codes: collections.Counter[int] = collections.Counter()
+        self.rejected: collections.Counter[str] = collections.Counter()
+        self.backends: collections.Counter[str] = collections.Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.removed = 0
+        self.indexed = 0
+
+    def leave(self, reason: str, session_key: str) -> None:
+        """Count a session that is not carried."""
+        if reason in (OUTDATED, NOT_MIGRATED):
+            self.counts[reason] += 1
+        else:
+            self.rejected[reason] += 1
+        named = self.examples.setdefault(reason, [])
+        if len(named) < NAMED:
+            named.append(short(session_key))
+
+    def add(self, other: Tally) -> None:
+        """Add what another process counted."""
+        for mine, theirs in ((self.counts, other.counts), (self.codes, other.codes), (self.rejected, other.rejected), (self.backends, other.backends)):
+            mine.update(theirs)
+        for reason, named in other.examples.items():
+            self.examples[reason] = (self.examples.get(reason, []) + named)[:NAMED]
+        self.removed += other.removed
+        self.indexed += other.indexed
+
+    def result(self, size: Size, seconds: float) -> Result:
+        """Return the sum; MigrationError when a session is unaccounted for."""
+        count, code = self.counts, {name: self.codes[value[0]] for name, value in _CODES.items()}
+        carried = sum(code.values())
+        seen = carried + count[NOT_MIGRATED] + count[OUTDATED] + sum(self.rejected.values())
+        if seen != size.live or carried != count["anonymous"] + count["authenticated"]:
+            raise MigrationError(f"sessions: {size.live} are live, but {seen} are accounted for; this is a fault of the program, report it")
+        return Result(
+            live=size.live,
+            expired=size.expired,
+            anonymous=count["anonymous"],
+            authenticated=count["authenticated"],
+            not_migrated=count[NOT_MIGRATED],
+            outdated=count[OUTDATED],
+            rejected=dict(sorted(self.rejected.items())),
+            carried=carried,
+            **code,
+            removed=self.removed,
+            indexed=self.indexed,
+            backends=dict(sorted(self.backends.items())),
+            examples={reason: list(named) for reason, named in sorted(self.examples.items())},
+            seconds=round(seconds, 3),
+        )
