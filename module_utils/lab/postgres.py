@@ -28,6 +28,7 @@ SETTINGS: Mapping[str, str] = {
     "password_encryption": "scram-sha-256",
     "wal_level": "logical",
     "max_wal_size": "4GB",
+    "max_slot_wal_keep_size": "8GB",
     "max_connections": "100",
     "log_timezone": "UTC",
     "timezone": "UTC",
