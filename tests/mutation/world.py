@@ -117,7 +117,8 @@ def make_world(make: Callable[[str], Endpoint], *, users: int = 300, seed: int =
         for path in sorted((PROJECT / "roles" / "schema" / "files" / service).glob("*.sql")):
             text = path.read_text(encoding="utf-8").replace("CONCURRENTLY", "")
             with connection.cursor() as cursor:
-                cursor.execute(text if indexes else re.sub(r"^CREATE INDEX.*$", "", text, flags=re.MULTILINE))
+                if indexes or not path.stem.endswith("indexes"):
+                    cursor.execute(text)
         with connection.cursor() as cursor:
             cursor.execute(BOOKKEEPING)
         connection.close()
