@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -55,7 +54,8 @@ class Table:
         self.rows.append(row)
         rate = row["rows"] / result["seconds"] if result["seconds"] else 0  # type: ignore[operator]
         shown = f"{ratio:.2f} x {against}" if ratio is not None else ""
-        print(f"{case:<28} {users:>9,} users {row['rows']:>11,} rows {result['seconds']:>8.2f} s {rate:>9,.0f} rows/s  {shown:<28} {row['peak_rss_mib']:>6} MiB", flush=True)
+        figures = f"{users:>9,} users {row['rows']:>11,} rows {result['seconds']:>8.2f} s {rate:>9,.0f} rows/s"
+        print(f"{case:<28} {figures}  {shown:<28} {row['peak_rss_mib']:>6} MiB", flush=True)
 
 
 def alternate(found: World, chosen: dict[str, Case]) -> dict[str, cases.Result]:
@@ -122,7 +122,7 @@ def ansible(table: Table) -> None:
     with world(100, group_permissions=0) as found:
         for name in ("preflight", "snapshot", "schema", "migrate", "index", "validate", "status"):
             start = time.monotonic()
-            command = [shutil.which("ansible-playbook", path=str(Path(sys.executable).parent)) or "ansible-playbook", f"playbooks/{name}.yml", "-i", str(found.inventory)]
+            command = [str(Path(sys.executable).parent / "ansible-playbook"), f"playbooks/{name}.yml", "-i", str(found.inventory)]
             done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
             if done.returncode:
                 print(done.stdout[-2000:])
@@ -132,7 +132,12 @@ def ansible(table: Table) -> None:
 
 def machine() -> dict[str, object]:
     """Return what the figures were measured on."""
-    return {"cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1), "python": platform.python_version(), "system": platform.platform(terse=True)}
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+    }
 
 
 def main() -> None:

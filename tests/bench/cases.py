@@ -28,6 +28,7 @@ from ansible.module_utils.migration.driver import (
     rows,
     scalar,
 )
+from ansible.module_utils.migration.plan import Target
 from ansible.module_utils.migration.quote import ident
 
 from tests.bench.world import (
@@ -39,7 +40,10 @@ from tests.bench.world import (
     statement,
 )
 
-SOURCE_TABLES = ("auth_user", "auth_permission", "django_content_type", "auth_group", "auth_group_permissions", "auth_user_groups", "auth_user_user_permissions", "institutions", "users_profile", "students", "companies", "users_role")
+SOURCE_TABLES = (
+    *("auth_user", "auth_permission", "django_content_type", "auth_group", "auth_group_permissions", "auth_user_groups"),
+    *("auth_user_user_permissions", "institutions", "users_profile", "students", "companies", "users_role"),
+)
 Result = dict[str, float]
 
 
@@ -91,16 +95,16 @@ def limit(found: World) -> Result:
     context = found.context
     for service in context.plan.services:
         bookkeeping = [target for target in context.plan.of(service) if target.bookkeeping]
-        statements = [f"CREATE TABLE {t.qualified} ({', '.join(f'{ident(n)} {k}' for n, k in zip(t.columns, t.column_types, strict=True))})" for t in bookkeeping]
-        statement(context.targets[service], "CREATE SCHEMA migration", *statements)
+        statement(context.targets[service], "CREATE SCHEMA migration", *(_bare_table(target) for target in bookkeeping))
     pipes = []
     for service in context.plan.services:
         for unit in units(context.plan, service):
             for target, part in ((unit.target, unit.part), (unit.id_map, unit.id_map_part)):
                 if target is not None and part is not None:
                     columns = ", ".join(ident(name) for name in target.columns)
-                    pipes.append((part.select(context.source.schema), f"COPY {target.qualified} ({columns}) FROM STDIN (FORMAT binary)", context.targets[service]))
-    sizes = {select: scalar_of(context.source, f"SELECT count(*) FROM ({select}) AS s", _source_options(found)) for select, _, _ in pipes}
+                    copy_in = f"COPY {target.qualified} ({columns}) FROM STDIN (FORMAT binary)"
+                    pipes.append((part.select(context.source.schema), copy_in, context.targets[service]))
+    sizes = {select: scalar_of(context.source, f"SELECT count(*) FROM ({select}) AS s", _settings(found)) for select, _, _ in pipes}
     pipes.sort(key=lambda pipe: -sizes[pipe[0]])
     start = time.monotonic()
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -109,9 +113,13 @@ def limit(found: World) -> Result:
     return {"seconds": time.monotonic() - start, "rows": sum(sizes.values())}
 
 
-def scalar_of(endpoint: Endpoint, text: str, options: str = "") -> int:
+def _bare_table(target: Target) -> str:
+    columns = ", ".join(f"{ident(name)} {kind}" for name, kind in zip(target.columns, target.column_types, strict=True))
+    return f"CREATE TABLE {target.qualified} ({columns})"
+
+
+def scalar_of(endpoint: Endpoint, text: str, settings: dict[str, str] | None = None) -> int:
     """Return one number."""
-    settings = dict(item.split("=", 1) for item in options.replace("-c ", "").split("\x1f") if item)
     connection = connect(endpoint, application_name="bench", settings=settings, autocommit=True)
     try:
         return int(scalar(connection, text))
@@ -123,13 +131,10 @@ def _settings(found: World) -> dict[str, str]:
     return {**ids.settings(NAMESPACE, found.context.plan.entity_names), "migration.plan_time": PLAN_TIME}
 
 
-def _source_options(found: World) -> str:
-    return "\x1f".join(f"{name}={value}" for name, value in _settings(found).items())
-
-
 def _environment(endpoint: Endpoint, settings: dict[str, str]) -> dict[str, str]:
     chosen = {**PINNED, **settings}
-    escaped = " ".join(f"-c {name}={value}".replace("\\", "\\\\").replace(f"{name}={value}", f"{name}=" + value.replace(" ", "\\ ")) for name, value in chosen.items())
+    blank = "\\ "
+    escaped = " ".join(f"-c {name}={value.replace(' ', blank)}" for name, value in chosen.items())
     return {
         **os.environ,
         "PGHOST": endpoint.host,
@@ -145,7 +150,8 @@ def _environment(endpoint: Endpoint, settings: dict[str, str]) -> dict[str, str]
 def _psql_pipe(found: World, select: str, copy_in: str, target: Endpoint) -> None:
     psql = str(found.bin_dir / "psql")
     flags = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
-    sender = subprocess.Popen([psql, *flags, "-c", f"COPY ({select}) TO STDOUT (FORMAT binary)"], env=_environment(found.context.source, _settings(found)), stdout=subprocess.PIPE)
+    copy_out = f"COPY ({select}) TO STDOUT (FORMAT binary)"
+    sender = subprocess.Popen([psql, *flags, "-c", copy_out], env=_environment(found.context.source, _settings(found)), stdout=subprocess.PIPE)
     receiver = subprocess.run([psql, *flags, "-c", copy_in], env=_environment(target, {}), stdin=sender.stdout, check=False)
     if sender.wait() or receiver.returncode:
         raise SystemExit("bench: a psql pipe failed")
@@ -172,7 +178,8 @@ def _keys_and_indexes(found: World) -> None:
 
 
 def _with_memory(endpoint: Endpoint, text: str) -> None:
-    connection = connect(endpoint, application_name="bench", settings={"maintenance_work_mem": "256MB", "search_path": "auth_service, user_service, public"}, autocommit=True)
+    settings = {"maintenance_work_mem": "256MB", "search_path": "auth_service, user_service, public"}
+    connection = connect(endpoint, application_name="bench", settings=settings, autocommit=True)
     try:
         rows(connection, text)
     finally:
@@ -214,13 +221,19 @@ def row_by_row(found: World) -> Result:
             with source_connection.cursor() as reader, target_connection.cursor() as writer:
                 reader.execute(unit.part.select(context.source.schema))
                 for row in reader.fetchall():
-                    values = [bytes(value).hex() if isinstance(value, memoryview) else json.dumps(value) if isinstance(value, (dict, list)) else value for value in row]
+                    values = [_plain(value) for value in row]
                     writer.execute(f"INSERT INTO {unit.target.qualified} VALUES ({', '.join(['%s'] * len(values))})", values)
                     count += 1
         target_connection.commit()
         target_connection.close()
         source_connection.close()
     return {"seconds": time.monotonic() - start, "rows": count}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, memoryview):
+        return bytes(value).hex()
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def medians(results: Sequence[Result]) -> Result:

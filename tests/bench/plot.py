@@ -15,7 +15,10 @@ def bars(rows: Sequence[Mapping[str, object]]) -> str:
     """Return an SVG with one bar a case; a case with a ratio has it written behind its seconds."""
     longest = max((float(str(row["seconds"])) for row in rows), default=1.0) or 1.0
     height = GAP + (BAR + GAP) * len(rows)
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="13">', '<rect width="100%" height="100%" fill="white"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="13">',
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
     for number, row in enumerate(rows):
         top = GAP + number * (BAR + GAP)
         seconds = float(str(row["seconds"]))

@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
-
-from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, read_plan  # makes the modules importable
-
-# isort: split
 from ansible.module_utils.lab import lab, layout
 from ansible.module_utils.migration import ddl, driver
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint
 
+from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, read_plan
+
 __all__ = ["NAMESPACE", "PLAN_TIME", "SERVICES", "World", "empty_targets", "statement", "world"]
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
