@@ -412,3 +412,44 @@ def test_a_table_is_analyzed_again_only_after_it_changed(database: Endpoint) -> 
     assert build.analyze(database, contract).made == ()
     run(database, "SELECT pg_stat_reset()")
     assert build.analyze(database, contract).made == ()
+
+
+NEAR = "CREATE TABLE t (a text, b integer, c integer); CREATE TABLE far (id integer PRIMARY KEY); "
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there"),
+    [
+        ("CREATE INDEX i ON t (a)", "CREATE INDEX other ON t (a DESC)"),
+        ("CREATE INDEX i ON t (a)", "CREATE INDEX other ON t (a NULLS FIRST)"),
+        ("CREATE INDEX i ON t (a)", "CREATE INDEX other ON t (a text_pattern_ops)"),
+        ("CREATE INDEX i ON t (a)", 'CREATE INDEX other ON t (a COLLATE "C")'),
+        ("CREATE INDEX i ON t (a)", "CREATE INDEX other ON t (a) WHERE b > 0"),
+        ("CREATE INDEX i ON t (a) WHERE b > 0", "CREATE INDEX other ON t (a) WHERE b > 1"),
+        ("CREATE INDEX i ON t (a)", "CREATE INDEX other ON t (a) INCLUDE (b)"),
+        ("CREATE INDEX i ON t (a)", "CREATE INDEX other ON t USING hash (a)"),
+        ("CREATE INDEX i ON t (a)", "CREATE UNIQUE INDEX other ON t (a)"),
+        ("CREATE INDEX i ON t (a, b)", "CREATE INDEX other ON t (b, a)"),
+        ("CREATE INDEX i ON t (lower(a))", "CREATE INDEX other ON t (upper(a))"),
+        ('CREATE INDEX i ON t (lower(a) COLLATE "C")', "CREATE INDEX other ON t (lower(a))"),
+        ("ALTER TABLE t ADD CONSTRAINT i UNIQUE (a)", "ALTER TABLE t ADD CONSTRAINT other UNIQUE (a) INCLUDE (b)"),
+        ("ALTER TABLE t ADD CONSTRAINT i UNIQUE (a)", "ALTER TABLE t ADD CONSTRAINT other UNIQUE NULLS NOT DISTINCT (a)"),
+        ("ALTER TABLE t ADD CONSTRAINT i UNIQUE (a)", "ALTER TABLE t ADD CONSTRAINT other UNIQUE (a) DEFERRABLE"),
+        ("ALTER TABLE t ADD CONSTRAINT i UNIQUE (a)", "CREATE UNIQUE INDEX other ON t (a) WHERE a <> ''"),
+        ("ALTER TABLE t ADD CONSTRAINT i CHECK (b > 0)", "ALTER TABLE t ADD CONSTRAINT other CHECK (b >= 0)"),
+        ("ALTER TABLE t ADD CONSTRAINT i FOREIGN KEY (b) REFERENCES far", "ALTER TABLE t ADD CONSTRAINT other FOREIGN KEY (c) REFERENCES far"),
+        (
+            "ALTER TABLE t ADD CONSTRAINT i FOREIGN KEY (b) REFERENCES far",
+            "ALTER TABLE t ADD CONSTRAINT other FOREIGN KEY (b) REFERENCES far ON DELETE CASCADE",
+        ),
+    ],
+)
+def test_what_is_only_nearly_the_same_is_made_or_refused(database: Endpoint, wanted: str, there: str) -> None:
+    contract, tables = parsed(NEAR + wanted), parsed(NEAR)
+    schema(database, tables)
+    build.build(database, tables)
+    run(database, "SET search_path = svc; " + there)
+    assert [action.object for action in planned(database, contract)] == ["i on svc.t"]
+    run(database, "ALTER INDEX svc.other RENAME TO i" if "INDEX" in there else "ALTER TABLE svc.t RENAME CONSTRAINT other TO i")
+    with pytest.raises(MigrationError, match=r"i on svc\.t exists with another definition"):
+        planned(database, contract)
