@@ -57,7 +57,9 @@ def survey(endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -
             size = driver.scalar(connection, "SELECT pg_database_size(current_database())")
             found = table_digest.tables(connection)
             rows = driver.scalar(
-                connection, "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'"
+                connection,
+                "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class"
+                " WHERE relkind = 'r' AND relnamespace::regnamespace::text !~ '^(pg_|information_schema)'",
             )
             return Survey(endpoint.name, connection.info.parameter_status("server_version") or "", chosen, int(size), len(found), int(rows))
     finally:

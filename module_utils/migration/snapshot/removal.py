@@ -51,7 +51,8 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
             _load_ids(context, source, target, item, with_map)
             driver.rows(target, f"ANALYZE {_IDS}")
             with target.cursor() as cursor:
-                cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE row.{ident(item.id_column)} = ours.id")
+                identity = f"row.{ident(item.id_column)}"
+                cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE {identity} = ours.id")
                 removed[item.name] = cursor.rowcount
             driver.rows(target, f"TRUNCATE {_IDS}")
         if driver.scalar(target, "SELECT to_regnamespace(%s)", (BOOKKEEPING,)) is None:

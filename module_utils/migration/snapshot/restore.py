@@ -95,7 +95,8 @@ def property_differences(wanted: database.Properties, found: database.Properties
 
 def _statements(text: str) -> Counter[str]:
     """Return the lines that define something; pg_dump's comments, session settings and random \\restrict keys say nothing."""
-    return Counter(line for line in text.splitlines() if line and not line.startswith(("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")))
+    silent = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
+    return Counter(line for line in text.splitlines() if line and not line.startswith(silent))
 
 
 def _clients(endpoint: Endpoint, options: RestoreOptions) -> Clients:

@@ -94,6 +94,7 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
         if migration.snapshot is None:
             return RolledBack(False, migration.run_id, ("the migration has no snapshot yet, so nothing was written to the services",), sessions=sessions)
         _refuse_after_cutover(records, migration)
+        _refuse_other_plan(context, options, migration)
         states: dict[str, str] = {}
         try:
             read = verified(context, records, migration, options)
@@ -125,7 +126,8 @@ def close(context: Context, options: RollbackOptions) -> RolledBack:
         if migration.snapshot is not None:
             left = [service for service in context.plan.services if not _is_back(context, records, options, migration, service)]
             if left:
-                return RolledBack(False, migration.run_id, (f"the migration stays open: {', '.join(left)} is not rolled back",), tuple(limits(left)), complete=False)
+                line = f"the migration stays open: {', '.join(left)} is not rolled back"
+                return RolledBack(False, migration.run_id, (line,), tuple(limits(left)), complete=False)
         control.record(records, KIND, "passed", {"scope": options.scope}, migration=migration, plan_digest=context.plan.digest)
         control.close(records, migration, "rolled_back")
         return RolledBack(True, migration.run_id, (f"migration {migration.run_id} is closed as rolled back; playbooks/preflight.yml starts the next one",))
@@ -141,6 +143,7 @@ def preview(context: Context, options: RollbackOptions) -> RolledBack:
         if migration.snapshot is None:
             return RolledBack(True, migration.run_id, (f"would close migration {migration.run_id}, which has written nothing",))
         _refuse_after_cutover(records, migration)
+        _refuse_other_plan(context, options, migration)
         read = verified(context, records, migration, options)
         sessions = _has_sessions(records, migration)
         back = {service for service in context.plan.services if _is_back(context, records, options, migration, service)}
@@ -257,9 +260,11 @@ class _Steps:
 
     def refuse_early(self, service: str, endpoint: Endpoint, own: Names) -> None:
         """Stop before anything is restored when the exchange could not be done anyway."""
-        with contextlib.closing(database.admin(endpoint, self.options.restore.maintenance_db)) as connection:
-            with driver.database_errors(endpoint.place, "looking for what stands in the way"):
-                faults = exchange.standing(connection, own.live)
+        with (
+            contextlib.closing(database.admin(endpoint, self.options.restore.maintenance_db)) as connection,
+            driver.database_errors(endpoint.place, "looking for what stands in the way"),
+        ):
+            faults = exchange.standing(connection, own.live)
         if faults:
             raise MigrationError(f"{service} cannot be rolled back: {'; '.join(faults)}; it is as before, then run this again")
 
@@ -286,14 +291,14 @@ class _Steps:
                 seconds=round(time.monotonic() - started, 3),
             )  # fmt: skip
             kept = f"; {sum(item.rows for item in left)} rows of its own were left alone" if left else ""
-            lines.append(f"{service}: {sum(removed.values()):,} migrated rows removed{kept}; the ledger is kept as schema {removal.kept_schema(self.migration)}")
+            schema = removal.kept_schema(self.migration)
+            lines.append(f"{service}: {sum(removed.values()):,} migrated rows removed{kept}; the ledger is kept as schema {schema}")
         return lines
 
     def record(self, outcome: str, service: str, **detail: Any) -> None:
         """Leave a record of a step."""
-        control.record(
-            self.records, KIND, outcome, {"service": service, "scope": self.options.scope, **detail}, migration=self.migration, plan_digest=self.context.plan.digest
-        )
+        whole = {"service": service, "scope": self.options.scope, **detail}
+        control.record(self.records, KIND, outcome, whole, migration=self.migration, plan_digest=self.context.plan.digest)
 
 
 def refuse_strangers(found: Sequence[Unaccounted], allowed: int) -> None:
@@ -350,7 +355,8 @@ def _would(context: Context, options: RollbackOptions, migration: Migration, rea
     strangers = native.unaccounted(context, service, migration.plan_time, dumped, None)
     rows = sum(item.rows for item in strangers)
     if options.scope == "data":
-        yield f"would delete {held - rows:,} migrated rows from {service} and leave {rows:,} others; the ledger would stay as schema {removal.kept_schema(migration)}"
+        yield f"would delete {held - rows:,} migrated rows from {service} and leave {rows:,} others"
+        yield f"would keep the ledger of {service} as schema {removal.kept_schema(migration)}"
         return
     in_snapshot = sum(table.rows for table in dumped.content.tables)
     yield f"would restore {service} ({in_snapshot:,} rows in {len(dumped.content.tables)} tables) as {own.fresh} and prove it against the manifest"
@@ -369,6 +375,15 @@ def _refuse_after_cutover(records: driver.Connection, migration: Migration) -> N
         raise MigrationError(
             f"migration {migration.run_id} was cut over at {latest.recorded_at:%Y-%m-%d %H:%M} UTC: the services hold what users did since, which a"
             " restore would lose; see docs/operations.md, \"The way back after cutover\""
+        )
+
+
+def _refuse_other_plan(context: Context, options: RollbackOptions, migration: Migration) -> None:
+    """Databases can be exchanged under any plan; which rows were migrated is only known to the plan that carried them."""
+    if options.scope == "data" and migration.plan_digest != context.plan.digest:
+        raise MigrationError(
+            f"migration {migration.run_id} was made with plan {migration.plan_digest[:12]}, this run has plan {context.plan.digest[:12]}: the mappings,"
+            " the schema SQL or the namespace have changed, so its rows cannot be told; restore them, or use rollback_scope=databases"
         )
 
 

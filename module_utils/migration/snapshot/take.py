@@ -224,7 +224,8 @@ def _prove_one(context: Context, options: TakeOptions, item: Dumped, folder: Pat
     finally:
         database.drop(server, options.restore.maintenance_db, scratch)
     if lines:
-        raise MigrationError(f"the dump of {item.name} does not restore to what was dumped: {table_digest.in_words(lines)}; do not migrate, and take a new snapshot")
+        said = table_digest.in_words(lines)
+        raise MigrationError(f"the dump of {item.name} does not restore to what was dumped: {said}; do not migrate, and take a new snapshot")
     return {
         "name": item.name,
         "server": server.name,
@@ -278,7 +279,7 @@ def preview(context: Context, options: TakeOptions) -> Taken:
     _refuse_half_migrated(context)
     check_space(options.root, int(sum(item.size for item in surveys) * options.space_factor))
     run_id = migration.run_id if migration else "<run id>"
-    return Taken(True, run_id, str(options.root / run_id), "", tuple([*([required] if required else []), *map(_would, surveys)]))
+    return Taken(True, run_id, str(options.root / run_id), "", (*([required] if required else []), *map(_would, surveys)))
 
 
 def _would(item: Survey) -> str:

@@ -1,0 +1,312 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way back on real databases: proven, at once, from any interruption, without losing what is not the migration's."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.migration import control, driver
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.snapshot import database, exchange, removal, restore, rollback, take
+from ansible.module_utils.migration.snapshot.rollback import AS_BEFORE, AS_SNAPSHOT, KIND
+
+from tests.walk.environment import SERVICES, Walk, ask, die_in, dying
+from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
+
+
+@pytest.fixture
+def migrated(walk: Walk) -> Walk:  # noqa: F811
+    """An environment with a snapshot and everything carried; the auth service had a table of its own before."""
+    ask(walk.service("auth_service"), _own_table("auth_service", walk))
+    take.take(walk.context, walk.taking())
+    walk.carry()
+    return walk
+
+
+def _own_table(service: str, place: Walk) -> str:
+    owner = place.context.targets[service].session_role
+    return (
+        f"CREATE SCHEMA own; CREATE TABLE own.audit (id int PRIMARY KEY, said text); INSERT INTO own.audit VALUES (1, 'before'), (2, NULL);"
+        f" ALTER SCHEMA own OWNER TO {owner}; ALTER TABLE own.audit OWNER TO {owner}"
+    )
+
+
+def state(place: Walk) -> dict[str, str]:
+    """Return for each service whether it is as in the snapshot, as migrated, or something between."""
+    found = {}
+    for service in SERVICES:
+        content = place.content(service)
+        content.pop("own.audit", None)
+        migrated_tables = {target.qualified.replace('"', "") for target in place.context.plan.of(service)}
+        found[service] = "snapshot" if not content else "migrated" if migrated_tables <= set(content) else "between"
+    return found
+
+
+def id_map(place: Walk) -> set[tuple[str, ...]]:
+    rows = set()
+    for service in SERVICES:
+        connection = place.context.connect_target(service, "tests", readonly=True)
+        rows |= {tuple(row) for row in driver.rows(connection, "SELECT entity, source_key, id::text FROM migration.id_map")}
+        connection.close()
+    return rows
+
+
+def roll_back(place: Walk, **changes: Any) -> rollback.RolledBack:
+    done = rollback.roll_back(place.context, place.rolling(**changes))
+    if done.complete:
+        rollback.close(place.context, place.rolling(**changes))
+    return done
+
+
+def test_services_are_as_in_the_snapshot_and_the_next_migration_gives_the_same_ids(migrated: Walk) -> None:
+    before, monolith = id_map(migrated), ask(migrated.monolith, "SELECT md5(string_agg(u::text, '' ORDER BY id)) FROM auth_user u")
+    carried = {service: migrated.content(service) for service in SERVICES}
+    first = migrated.migration()
+    assert first is not None
+    done = roll_back(migrated)
+    assert done.changed
+    assert dict(done.states) == dict.fromkeys(SERVICES, AS_SNAPSHOT)
+    assert set(migrated.content("auth_service")) == {"own.audit"}
+    assert migrated.content("user_service") == {}
+    for service in SERVICES:
+        kept = database.derived(migrated.context.targets[service].dbname, "migrated", first.run_id)
+        assert migrated.content(service, kept) == carried[service]
+    with (Path(done.evidence) / "auth_service.id_map.csv").open() as file:
+        assert {tuple(row) for row in list(csv.reader(file))[1:]} <= before
+    assert migrated.migration() is None
+    assert not roll_back(migrated).changed
+    migrated.pass_preflight()
+    take.take(migrated.context, migrated.taking())
+    migrated.carry()
+    assert id_map(migrated) == before
+    assert ask(migrated.monolith, "SELECT md5(string_agg(u::text, '' ORDER BY id)) FROM auth_user u") == monolith
+
+
+def test_a_preview_tells_rows_and_names_and_writes_nothing(migrated: Walk) -> None:
+    carried, names = {service: migrated.content(service) for service in SERVICES}, migrated.databases()
+    seen = rollback.preview(migrated.context, migrated.rolling())
+    said = "\n".join(seen.lines)
+    assert "would restore auth_service (2 rows in 1 tables)" in said
+    assert "would close migration" in said
+    assert {service: migrated.content(service) for service in SERVICES} == carried
+    assert migrated.databases() == names
+    assert migrated.history(KIND) == []
+
+
+def test_owner_grants_settings_comment_and_limit_are_those_of_the_original(walk: Walk) -> None:  # noqa: F811
+    endpoint = walk.context.targets["user_service"]
+    name, owner, user = endpoint.dbname, endpoint.session_role, endpoint.user
+    for statement in (
+        f"ALTER DATABASE {name} SET search_path TO \"$user\", \"Odd, one\", public",
+        f"ALTER DATABASE {name} SET work_mem TO '7MB'",
+        f"ALTER ROLE {user} IN DATABASE {name} SET statement_timeout TO '1min'",
+        f"ALTER DATABASE {name} CONNECTION LIMIT 17",
+        f"COMMENT ON DATABASE {name} IS 'it''s \\ ours'",
+        f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {name} TO pg_monitor WITH GRANT OPTION",
+    ):
+        ask(walk.superuser, statement)
+    connection = driver.connect(walk.superuser, application_name="tests", autocommit=True)
+    before = database.read(connection, name)
+    assert (before.owner, before.connection_limit, len(before.settings)) == (owner, 17, 3)
+    take.take(walk.context, walk.taking())
+    walk.carry()
+    roll_back(walk)
+    assert database.read(connection, name) == before
+    connection.close()
+
+
+def test_sessions_in_the_way_are_ended_and_counted(migrated: Walk) -> None:
+    endpoint = migrated.context.targets["auth_service"]
+    stop = threading.Event()
+
+    def use() -> None:
+        while not stop.is_set():
+            try:
+                connection = driver.connect(endpoint, application_name="the service", autocommit=True)
+                while not stop.is_set():
+                    driver.rows(connection, "SELECT pg_sleep(0.01)")
+            except Exception:
+                continue
+
+    users = [threading.Thread(target=use, daemon=True) for _ in range(4)]
+    for user in users:
+        user.start()
+    while ask(migrated.superuser, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'the service'") < 4:
+        pass
+    try:
+        roll_back(migrated)
+    finally:
+        stop.set()
+        for user in users:
+            user.join()
+    assert state(migrated)["auth_service"] == "snapshot"
+    ended = [item.detail["ended"] for item in migrated.history(KIND) if item.outcome == "exchanged" and item.detail["service"] == "auth_service"][0]
+    assert {"user": endpoint.user, "application": "the service", "sessions": 4} in ended
+
+
+@pytest.mark.parametrize("stand", ["superuser", "prepared"])
+def test_what_cannot_be_ended_is_named_and_nothing_is_touched(migrated: Walk, stand: str) -> None:
+    names = migrated.databases()
+    inside = driver.connect(migrated.service("user_service"), application_name="psql")
+    if stand == "prepared":
+        driver.rows(inside, "SELECT txid_current()")
+        driver.rows(inside, "PREPARE TRANSACTION 'tests'")
+        inside.close()
+    else:
+        driver.rows(inside, "SELECT 1")
+    said = {"superuser": "1 sessions of a superuser are in", "prepared": "1 prepared transactions are open in"}[stand]
+    try:
+        with pytest.raises(MigrationError, match=f"user_service cannot be rolled back: {said}.*it is as before"):
+            roll_back(migrated)
+        assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
+        assert migrated.databases() == names
+        assert migrated.history(KIND)[0].detail["states"] == dict.fromkeys(SERVICES, AS_BEFORE)
+    finally:
+        inside.close()
+        if stand == "prepared":
+            ask(migrated.service("user_service"), "ROLLBACK PREPARED 'tests'")
+    roll_back(migrated)
+    assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
+
+
+def _use_services(place: Walk) -> None:
+    ask(place.service("auth_service"), "INSERT INTO auth_service.users (username, email, password_hash) VALUES ('n1', 'n1@x.org', 'x'), ('n2', 'n2@x.org', 'x')")
+    ask(place.service("auth_service"), "INSERT INTO own.audit VALUES (3, 'after')")
+    ask(place.service("user_service"), "INSERT INTO user_service.roles (user_id, role_type) VALUES (gen_random_uuid(), 'student')")
+
+
+def test_rows_of_others_are_counted_and_only_left_behind_when_agreed_to(migrated: Walk) -> None:
+    _use_services(migrated)
+    with pytest.raises(MigrationError) as raised:
+        roll_back(migrated)
+    for part in ("4 rows that are neither", "2 in auth_service.users", "1 in auth_service.own.audit", "1 in user_service.roles", "rollback_discard_rows=4"):
+        assert part in str(raised.value)
+    assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
+    with pytest.raises(MigrationError, match="4 rows"):
+        roll_back(migrated, discard_rows=3)
+    roll_back(migrated, discard_rows=4)
+    assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
+
+
+def test_rows_migrated_from_a_source_row_that_is_gone_are_pointed_out(migrated: Walk) -> None:
+    ask(migrated.monolith, "DELETE FROM users_role WHERE id IN (SELECT id FROM users_role ORDER BY id LIMIT 2)")
+    with pytest.raises(MigrationError, match="2 rows that are neither.*2 of them look migrated from source rows that are gone"):
+        roll_back(migrated)
+
+
+def test_the_data_scope_removes_what_was_migrated_and_nothing_else(migrated: Walk) -> None:
+    before = id_map(migrated)
+    run_id = migrated.migration().run_id  # type: ignore[union-attr]
+    _use_services(migrated)
+    seen = rollback.preview(migrated.context, migrated.rolling(scope="data"))
+    assert "leave 3 others" in seen.lines[0]
+    done = roll_back(migrated, scope="data")
+    assert done.changed
+    counts = {service: {name: int(text.split()[0]) for name, text in migrated.content(service).items()} for service in SERVICES}
+    assert {name: rows for name, rows in counts["auth_service"].items() if not name.startswith("migration")} == {
+        "auth_service.permissions": 0, "auth_service.user_permissions": 0, "auth_service.users": 2, "own.audit": 3,
+    }  # fmt: skip
+    assert counts["user_service"]["user_service.roles"] == 1
+    kept = [rows for name, rows in counts["auth_service"].items() if name.startswith("migration_rolled_back") and name.endswith("id_map")]
+    assert kept[0] > 0
+    assert run_id.lower().replace("-", "_") in " ".join(counts["auth_service"])
+    assert migrated.migration() is None
+    migrated.pass_preflight()
+    take.take(migrated.context, migrated.taking())
+    migrated.carry()
+    assert id_map(migrated) == before
+
+
+def test_one_service_alone_is_warned_about_and_keeps_the_migration_open(migrated: Walk) -> None:
+    done = roll_back(migrated, services=("user_service",))
+    assert not done.complete
+    assert "auth_service stays migrated" in done.warnings[0]
+    assert state(migrated) == {"auth_service": "migrated", "user_service": "snapshot"}
+    assert migrated.migration() is not None
+    assert roll_back(migrated).complete
+    assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
+    assert migrated.migration() is None
+
+
+def test_a_damaged_dump_is_refused_before_anything_is_touched(migrated: Walk) -> None:
+    folder = Path(migrated.migration().snapshot)  # type: ignore[arg-type, union-attr]
+    toc = folder / "auth_service" / "toc.dat"
+    toc.write_bytes(toc.read_bytes()[:-1])
+    with pytest.raises(MigrationError, match="it was cut or changed.*taken on runner runner1; both services are as before"):
+        roll_back(migrated)
+    assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
+
+
+def test_a_copy_that_is_not_the_snapshot_never_takes_the_name(migrated: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = restore.restore
+
+    def spoiled(endpoint: Any, dumped: Any, folder: Path, dbname: str, *args: Any, **kwargs: Any) -> None:
+        real(endpoint, dumped, folder, dbname, *args, **kwargs)
+        if "auth" in dbname:
+            ask(replace(migrated.superuser, dbname=dbname), "UPDATE own.audit SET said = 'other' WHERE id = 1")
+
+    monkeypatch.setattr(restore, "restore", spoiled)
+    with pytest.raises(MigrationError, match="own.audit has the right number of rows .* but other content; the service is untouched"):
+        roll_back(migrated)
+    monkeypatch.undo()
+    assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
+    roll_back(migrated)
+    assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
+
+
+KILLS = [
+    (database, "create", 1, True, ("migrated", "migrated")),
+    (restore.clients, "run", 1, True, ("migrated", "migrated")),
+    (restore, "prove", 1, True, ("migrated", "migrated")),
+    (database, "dress", 2, False, ("migrated", "migrated")),
+    (rollback, "export_evidence", 1, True, ("migrated", "migrated")),
+    (exchange, "exchange", 1, False, ("migrated", "migrated")),
+    (exchange, "exchange", 1, True, ("snapshot", "migrated")),
+    (exchange, "exchange", 2, True, ("snapshot", "snapshot")),
+    (control, "close", 1, False, ("snapshot", "snapshot")),
+    (control, "close", 1, True, ("snapshot", "snapshot")),
+]
+
+
+@pytest.mark.parametrize(("module", "function", "call", "after", "states"), KILLS)
+def test_a_killed_rollback_leaves_each_service_whole_and_goes_on(
+    migrated: Walk, monkeypatch: pytest.MonkeyPatch, module: Any, function: str, call: int, after: bool, states: tuple[str, str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, dying(getattr(module, function), call, after=after))
+        die_in(lambda: roll_back(migrated))
+    assert tuple(state(migrated).values()) == states
+    roll_back(migrated)
+    assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
+    assert migrated.migration() is None
+    assert not any("restored" in name for name in migrated.databases())
+
+
+@pytest.mark.parametrize(("function", "call", "after"), [("_load_ids", 2, True), ("remove", 1, True)])
+def test_a_killed_removal_leaves_each_service_whole_and_goes_on(
+    migrated: Walk, monkeypatch: pytest.MonkeyPatch, function: str, call: int, after: bool
+) -> None:
+    full = {service: migrated.content(service) for service in SERVICES}
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, function, dying(getattr(removal, function), call, after=after))
+        die_in(lambda: roll_back(migrated, scope="data"))
+    if function == "_load_ids":
+        assert {service: migrated.content(service) for service in SERVICES} == full
+    assert migrated.content("user_service") == full["user_service"]
+    roll_back(migrated, scope="data")
+    assert migrated.migration() is None
+    assert {int(text.split()[0]) for name, text in migrated.content("user_service").items() if name.startswith("user_service")} == {0}
+
+
+def test_the_data_scope_refuses_another_plan(migrated: Walk) -> None:
+    other = replace(migrated.context, plan=replace(migrated.context.plan, fingerprint="0" * 16))
+    with pytest.raises(MigrationError, match="mappings, the schema SQL or the namespace have changed"):
+        rollback.roll_back(other, migrated.rolling(scope="data"))
