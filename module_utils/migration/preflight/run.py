@@ -16,7 +16,7 @@ from .. import ddl, driver
 from ..context import Context
 from ..contract import Contract
 from ..errors import MigrationError
-from . import collisions, coverage, readiness, rejects, scan, source_catalog
+from . import collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog
 from .findings import STOP, WARN, Finding, ordered, stops
 from .readiness import require_reachable
 
@@ -34,6 +34,7 @@ class Options:
 
     bin_dir: str | None = None
     quarantine_cap: int = 100_000
+    space_folder: str | None = "/"
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,20 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
             findings += coverage.check_volatile(called, readiness.volatile_functions(source, called))
         findings += coverage.check(context.plan, catalog)
         findings += _drift(context)
+        findings += dependencies.check(context.plan, catalog)
+        graph = dependencies.build(context.plan, catalog)
+        extra["dependencies"] = {"graph": graph.to_dict(), "mermaid": graph.mermaid()}
         lap("coverage")
         encodings = {name: (source_server.encoding, server.encoding) for name, server in servers.items()}
         scanned = scan.run(source, context.plan, catalog, encodings)
         findings += scanned.findings
         rows = scanned.rows
         lap("contract")
+        if stops(findings) == 0:
+            expected = estimates.estimate(source, scanned.scans, context.source.schema, rows, source_server.size)
+            extra["estimates"] = expected.to_dict()
+            findings += estimates.check_space(expected, options.space_folder)
+            lap("estimates")
         findings += collisions.check(context, source, scanned.scans)
         lap("collisions")
         if rejects.quarantines(context.plan):

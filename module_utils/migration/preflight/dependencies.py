@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What depends on what: sources, targets and id maps as a graph, and the tables that stay behind. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..plan import Plan
+from .contract_checks import minting_part
+from .findings import INFO, Finding
+from .source_catalog import SourceCatalog
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An arrow of the graph; `kind` is carries (source to target), refers (id map) or stays (a table that is left behind)."""
+
+    start: str
+    end: str
+    kind: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes by group (source, a service, behind) and the edges between them."""
+
+    nodes: tuple[tuple[str, str], ...]
+    edges: tuple[Edge, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the graph as JSON can carry it."""
+        return {
+            "nodes": [{"name": name, "group": group} for name, group in self.nodes],
+            "edges": [{"from": edge.start, "to": edge.end, "kind": edge.kind, "label": edge.label} for edge in self.edges],
+        }
+
+    def mermaid(self) -> str:
+        """Return the graph as a Mermaid flowchart (mermaid.js.org)."""
+        arrows = {"carries": "-->", "refers": "-.->", "stays": "==>"}
+        titles = {"source": "the monolith", "behind": "stays behind"}
+        lines = ["flowchart LR"]
+        for group in dict.fromkeys(group for _, group in self.nodes):
+            lines.append(f'  subgraph {_id("group " + group)}["{titles.get(group, group)}"]')
+            lines += [f'    {_id(f"{owner} {name}")}["{name}"]' for name, owner in self.nodes if owner == group]
+            lines.append("  end")
+        groups = dict(self.nodes)
+        for edge in self.edges:
+            label = f'|"{edge.label}"| ' if edge.label else ""
+            lines.append(f"  {_id(f'{groups[edge.start]} {edge.start}')} {arrows[edge.kind]}{label}{_id(f'{groups[edge.end]} {edge.end}')}")
+        return "\n".join(lines) + "\n"
+
+
+def build(plan: Plan, source: SourceCatalog) -> Graph:
+    """Return the graph of a plan on a source."""
+    nodes: dict[str, str] = {}
+    edges: dict[Edge, None] = {}
+    for target in plan.targets:
+        if target.bookkeeping and target.table == "id_map":
+            continue
+        nodes[target.name] = target.service
+        for part in target.parts:
+            for table in part.tables:
+                nodes.setdefault(f"{source.schema}.{table}", "source")
+                edges[Edge(f"{source.schema}.{table}", target.name, "carries", part.name)] = None
+            for cell in part.cells:
+                minted = minting_part(plan, cell.entity) if cell.is_id and cell.key is not None and cell.entity else None
+                if minted is not None and minted[0].name in {item.name for item in plan.targets if item.table != "id_map"}:
+                    edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {cell.entity}")] = None
+    for reference in left_behind(plan, source):
+        nodes.setdefault(f"{source.schema}.{reference.table}", "behind")
+        edges[Edge(f"{source.schema}.{reference.table}", f"{source.schema}.{reference.parent}", "stays", ", ".join(reference.columns))] = None
+    ordered = sorted(nodes.items(), key=lambda item: ({"source": 0, "behind": 2}.get(item[1], 1), item[1], item[0]))
+    return Graph(tuple(ordered), tuple(edges))
+
+
+@dataclass(frozen=True)
+class Dependant:
+    """A table that no mapping reads, with a foreign key into one that is carried, and the id map it will need."""
+
+    table: str
+    columns: tuple[str, ...]
+    parent: str
+    entity: str | None
+    rows: int
+
+
+def left_behind(plan: Plan, source: SourceCatalog) -> tuple[Dependant, ...]:
+    """Return the foreign keys of unmapped tables into mapped ones."""
+    mapped = {table for target in plan.targets for part in target.parts for table in part.tables}
+    entities = {entity.source: entity.name for entity in plan.entities if entity.source}
+    for target in plan.targets:
+        for part in target.parts:
+            if part.minted and part.table is None and len(part.key) == 1:
+                entities |= {touch.table: part.entity for touch in part.touches if touch.column == part.key[0] == touch.result}
+    return tuple(
+        Dependant(item.table, item.columns, item.parent, entities.get(item.parent), max(0, int(source.tables[item.table].rows)))
+        for item in source.references
+        if item.parent in mapped and item.table not in mapped and item.table in source.tables
+    )
+
+
+def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
+    """Return a finding for each table that stays behind and refers to rows that move."""
+    return [
+        Finding(
+            INFO, f"{source.schema}.{item.table}", "dependency", f"stays behind and refers to {item.parent}, about {item.rows:,} rows",
+            f"its service will need the id map {item.entity!r} (migration.id_map)" if item.entity else f"{item.parent} has no id map; mint one in mappings/_ids if its service needs it",
+            column=", ".join(item.columns),
+        )
+        for item in left_behind(plan, source)
+    ]  # fmt: skip
+
+
+def _id(name: str) -> str:
+    return re.sub(r"\W", "_", name)

@@ -1,0 +1,304 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Preflight against PostgreSQL itself, for random types, constraints and rows.
+
+No row that passes may fail to load or load as another value; a row is refused only where PostgreSQL refuses it, stores
+another value, or the named rules `blank` and `unique` (where PostgreSQL would take the first) refuse it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+import pytest
+from ansible.module_utils.migration import driver, ids
+from ansible.module_utils.migration import mapping as m
+from ansible.module_utils.migration.compiler import compile_plan
+from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.contract_sql import parse_texts
+from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.plan import one_of
+from ansible.module_utils.migration.preflight import scan, source_catalog
+from ansible.module_utils.migration.quote import literal
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+NAMESPACE = "a namespace of the tests, long enough"
+CASES = int(os.environ.get("PREFLIGHT_CASES", "60"))
+
+NUMBERS = ("0", "1", "-1", "0.5", "1.5", "2.25", "9.99", "9.994", "9.995", "9.999", "10", "100", "32767", "32768", "-32769", "2147483647", "2147483648", "2147483647.5", "16777217",
+           "9007199254740993", "9223372036854775807", "0.1", "123456.789")  # fmt: skip
+WILD = ("NaN", "1e30", "1e300", "-1e300", "1e-300", "1e-45", "1e39", "3.4028235677973366e38", "9223372036854775808", "0.30000000000000004", "Infinity", "-Infinity")
+DOCUMENTS = ("null", "1", "1.0", "[]", "{}", '{"a": 1, "b": 2}', '{"a": 1, "a": 2}', '[{"x": {"k": 1, "k": 1}}]', '"\\u0000"', '"\\\\u0000"', '"a:b"', '{"a:\\"b": ":"}', '"\\ud800"', '"é😀"', "1e400000")
+TEXTS = ("", " ", "  ", "a", "A", "abcde", "abcdef", "abc   ", "abcd  ", "abcde ", "é😀ü", "é😀üéü", "é😀üéüx", "12", " 7 ", "12x", "1.005", "yes", "red", "2024-02-30", "2024-02-29", "it's \\ \"q\"\n")
+STAMPS = ("2024-02-29 12:34:56.789012+00", "2024-01-01 00:00:00+00", "1999-12-31 23:59:59.999999+00", "infinity", "-infinity", "294276-12-31 23:59:59.5+00", "4713-01-02 00:00:00+00 BC", "1582-10-10 00:00:00+00")
+DATES = ("2024-02-29", "infinity", "-infinity", "294276-12-31", "294277-01-01", "5874897-12-31", "4713-01-02 BC")
+UUIDS = ("00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")
+
+INTEGERS = tuple(text for text in NUMBERS if "." not in text)
+LIMITS = {"smallint": 15, "integer": 31, "bigint": 63}
+NUMERIC = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+TEXTUAL = ("text", "varchar(20)", "char(7)")
+TEMPORAL = ("timestamptz", "timestamp", "date")
+NUMERIC_TARGETS = (*NUMERIC, "numeric(3,2)", "numeric(6)", "numeric(12,4)")
+TEXT_TARGETS = ("text", "varchar(5)", "char(4)", "varchar(1)")
+TEMPORAL_TARGETS = ("timestamp", "timestamp(0)", "timestamptz(3)", "timestamptz", "date")
+OWN_TARGETS = ("mood", "score", "word")
+ANY_TARGET = (*NUMERIC_TARGETS, *TEXT_TARGETS, *TEMPORAL_TARGETS, "boolean", "json", "jsonb", "uuid", *OWN_TARGETS)
+TYPES = """
+CREATE TYPE svc.mood AS ENUM ('red', 'green', '12');
+CREATE DOMAIN svc.score AS numeric(4,1) CHECK (VALUE >= 0) CHECK (VALUE < 500);
+CREATE DOMAIN svc.word AS varchar(4) NOT NULL CHECK (VALUE <> 'A');
+"""
+
+
+# A float's exact value, from its bits: sign, exponent, fraction (IEEE 754 binary64).
+EXACTLY = """
+CREATE FUNCTION exactly(whole bigint, number double precision) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN whole IS NULL OR number IS NULL THEN whole IS NULL AND number IS NULL WHEN number = 0 THEN whole = 0 ELSE (
+        SELECT sign(whole) = sign(number) AND CASE
+            WHEN power < 0 THEN abs(whole::numeric) * 2::numeric ^ -power = mantissa ELSE abs(whole::numeric) = mantissa * 2::numeric ^ power END
+        FROM (SELECT ((bits & 4503599627370495) | 4503599627370496)::numeric AS mantissa, ((bits >> 52) & 2047)::int - 1075 AS power
+              FROM (SELECT ('x' || encode(float8send(number), 'hex'))::bit(64)::bigint AS bits) AS raw) AS parts) END $$
+"""
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Return the pairs of types (source, target) that a mapping may name."""
+    found = [(a, b) for a in NUMERIC for b in (*NUMERIC_TARGETS, "score", *TEXT_TARGETS)]
+    found += [(a, b) for a in TEXTUAL for b in ANY_TARGET]
+    found += [(a, b) for a in TEMPORAL for b in (*TEMPORAL_TARGETS, "text", "varchar(5)")]
+    found += [(a, b) for a in ("json", "jsonb") for b in ("json", "jsonb", "text", "varchar(5)")]
+    return [*found, ("boolean", "boolean"), ("boolean", "integer"), ("integer", "boolean"), ("uuid", "uuid"), ("boolean", "varchar(5)"), ("uuid", "text")]
+
+
+def values(kind: str) -> st.SearchStrategy[str | None]:
+    """Return SQL texts of values that a source column of that type can hold."""
+    if kind in LIMITS:
+        limit = 2 ** LIMITS[kind]
+        fitting = [text for text in INTEGERS if -limit <= int(text) < limit]
+        chosen = st.one_of(st.sampled_from(fitting), st.integers(-limit, limit - 1).map(str))
+    elif kind == "numeric":
+        chosen = st.one_of(st.sampled_from((*NUMBERS, *WILD, "1e400")), st.decimals(-1000, 1000, places=3).map(str))
+    elif kind == "double precision":
+        chosen = st.one_of(st.sampled_from((*NUMBERS, *WILD)), st.floats(width=64, allow_subnormal=False).map(repr))
+    elif kind == "real":
+        chosen = st.one_of(st.sampled_from((*NUMBERS, "NaN", "Infinity", "1e30")), st.floats(width=32, allow_subnormal=False).map(repr))
+    elif kind in TEXTUAL:
+        fits = [text for text in (*TEXTS, *NUMBERS[:8], *DATES[:2], *DOCUMENTS[:8]) if len(text) <= {"text": 99, "varchar(20)": 20, "char(7)": 7}[kind]]
+        alphabet = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=7)
+        chosen = st.one_of(st.sampled_from(fits), alphabet)
+    elif kind in ("timestamptz", "timestamp"):
+        chosen = st.sampled_from(STAMPS)
+    elif kind == "date":
+        chosen = st.sampled_from(DATES)
+    elif kind == "json":
+        chosen = st.sampled_from(DOCUMENTS)
+    elif kind == "jsonb":
+        chosen = st.sampled_from([text for text in DOCUMENTS if text not in ('"\\u0000"', '"\\ud800"', "1e400000")])
+    elif kind == "boolean":
+        chosen = st.sampled_from(("true", "false"))
+    else:
+        chosen = st.sampled_from(UUIDS)
+    return st.one_of(st.none(), chosen, chosen, chosen)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source table, a target table, rows."""
+
+    types: tuple[tuple[str, str], ...]
+    constraints: tuple[str, ...]
+    rows: tuple[tuple[str | None, ...], ...]
+
+    @property
+    def target_sql(self) -> str:
+        columns = ", ".join(f"c{i} {kind if kind not in OWN_TARGETS else 'svc.' + kind} {rule.format(c=f'c{i}')}" for i, ((_, kind), rule) in enumerate(zip(self.types, self.constraints, strict=True)))
+        return f"CREATE TABLE svc.things (id uuid PRIMARY KEY, {columns});"
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    types = draw(st.lists(st.sampled_from(pairs()), min_size=1, max_size=3))
+    rules = []
+    for _, target in types:
+        known = ["", "", "NOT NULL", "UNIQUE", "UNIQUE NOT NULL"] if target != "json" else ["", "NOT NULL"]
+        if target in NUMERIC_TARGETS:
+            known.append("CHECK ({c} > 0)")
+        if target in TEXT_TARGETS:
+            known.append("CHECK ({c} <> '' AND length({c}) < 5)")
+        rules.append(draw(st.sampled_from(known)))
+    rows = draw(st.lists(st.tuples(*(values(source) for source, _ in types)), min_size=1, max_size=8))
+    return Case(tuple(types), tuple(rules), tuple(rows))
+
+
+@pytest.fixture(scope="module")
+def shared(postgres: Any) -> Any:
+    """One database for all cases: the source's tables in public, the target's in svc."""
+    with closing(driver.connect(postgres.endpoint(), application_name="tests", autocommit=True)) as connection:
+        driver.rows(connection, "CREATE DATABASE preflight_property TEMPLATE template0 ENCODING 'UTF8'")
+    with closing(driver.connect(postgres.endpoint("preflight_property"), application_name="tests", autocommit=True)) as connection:
+        driver.rows(connection, EXACTLY)
+    yield lambda: postgres.endpoint("preflight_property")  # a failing case prints its arguments, not a password
+    with closing(driver.connect(postgres.endpoint(), application_name="tests", autocommit=True)) as connection:
+        driver.rows(connection, "DROP DATABASE preflight_property WITH (FORCE)")
+
+
+def same(kinds: tuple[str, str], number: int) -> str:
+    """Return SQL: does the target's value say what the source's said? Written without preflight's own code."""
+    source, target = f"s.v{number}", f"t.c{number}"
+    a, b = kinds
+    if b in TEXT_TARGETS or b in ("mood", "word"):
+        return f"{source}::text IS NOT DISTINCT FROM {target}::text"
+    if a in NUMERIC and (b in NUMERIC_TARGETS or b == "score"):
+        if a in ("real", "double precision"):
+            return f"{target}::{a} IS NOT DISTINCT FROM {source}"
+        return f"{source}::numeric IS NOT DISTINCT FROM {target}::text::numeric" if a == "numeric" or b not in ("real", "double precision") else f"exactly({source}, {target})"
+    if a in TEMPORAL:
+        return f"{source}::timestamptz IS NOT DISTINCT FROM {target}::timestamptz" if a != "date" or b != "date" else f"{source} IS NOT DISTINCT FROM {target}"
+    if a == "integer" and b == "boolean":
+        return f"{source} IS NOT DISTINCT FROM {target}::int"
+    if b in ("json", "jsonb"):
+        return f"{source}::text::jsonb IS NOT DISTINCT FROM {target}::text::jsonb" if b == "jsonb" else f"rtrim({source}::text) IS NOT DISTINCT FROM rtrim({target}::text)"
+    if a in TEXTUAL and b.startswith(("numeric(", "timestamp(0", "timestamptz(3")) or b == "score":
+        base = {"n": "numeric", "s": "numeric", "t": "timestamp" if b.startswith("timestamp(") else "timestamptz"}[b[0]]
+        return f"{source}::text::{base} IS NOT DISTINCT FROM {target}::{base}"
+    base = re.sub(r"\(.*\)", "", b)
+    return f"{source}::text::{base} IS NOT DISTINCT FROM {target}" if a in TEXTUAL else f"{source}::{base} IS NOT DISTINCT FROM {target}"
+
+
+def doubled(text: str | None) -> bool:
+    """Return whether a JSON text has an object with a key twice."""
+    seen = False
+
+    def hook(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal seen
+        seen = seen or len({name for name, _ in found}) != len(found)
+        return dict(found)
+
+    try:
+        json.loads(text or "null", object_pairs_hook=hook)
+    except ValueError:
+        return False
+    return seen
+
+
+class Bench:
+    """One case, set up."""
+
+    def __init__(self, endpoint: Endpoint, case: Case) -> None:
+        self.endpoint, self.case = endpoint, case
+        contract = parse_texts("svc", [("svc/tables.sql", f"CREATE SCHEMA svc; {TYPES} {case.target_sql}")])
+        columns = tuple(m.Column(f"c{i}", f"svc/things.yml:{i}", source=f"v{i}") for i in range(len(case.types)))
+        part = m.Part("", "svc/things.yml:1", "rows", None, None, (), m.Key(("id",), ("integer",), None, "svc/things.yml:1"), "id", columns)
+        plan = compile_plan(m.Mappings((m.Mapping("svc", "things", "svc/things.yml", (part,), ()),), ()), {"svc": contract}, ids.fingerprint(NAMESPACE))
+        self.context = Context(plan=plan, source=endpoint, targets={"svc": endpoint}, control=endpoint, namespace=NAMESPACE)
+        self.part = plan.targets[0].parts[0]
+        self.writer = driver.connect(endpoint, application_name="tests", autocommit=True)
+        source = ", ".join(f"v{i} {kind}" for i, (kind, _) in enumerate(case.types))
+        driver.rows(self.writer, f"DROP SCHEMA IF EXISTS svc CASCADE; CREATE SCHEMA svc; {TYPES} {case.target_sql} DROP TABLE IF EXISTS rows; CREATE TABLE rows (id bigint PRIMARY KEY, {source})")
+        for number, row in enumerate(case.rows, 1):
+            listed = ", ".join("NULL" if value is None else literal(value) for value in row)
+            try:
+                driver.rows(self.writer, f"INSERT INTO rows VALUES ({number}, {listed})")
+            except psycopg2.Error:  # the source itself cannot hold it
+                continue
+        self.source = self.context.connect_source("tests", plan_time="2024-01-01 00:00:00", autocommit=True)
+
+    def close(self) -> None:
+        self.source.close()
+        self.writer.close()
+
+    def keys(self) -> list[str]:
+        return [str(row[0]) for row in driver.rows(self.writer, "SELECT id FROM rows ORDER BY id")]
+
+    def refused(self) -> dict[str, set[str]]:
+        """Return the refused keys with their rules; rows on which an expression raised are taken out one after the other."""
+        found: dict[str, set[str]] = {}
+        hidden: list[str] = []
+        while True:
+            report = scan.run(self.source, self.context.plan, source_catalog.read(self.source, "public"))
+            stops = [item for item in report.findings if item.level == "stop"]
+            raised = [item for item in stops if item.count is None]
+            assert all(item.keys for item in raised), raised
+            if not raised:
+                break
+            for key in {item.keys[0] for item in raised}:
+                found.setdefault(key, set()).add("type")
+                hidden.append(key)
+                driver.rows(self.writer, f"CREATE TABLE IF NOT EXISTS hidden (LIKE rows); WITH gone AS (DELETE FROM rows WHERE id = {key} RETURNING *) INSERT INTO hidden SELECT * FROM gone")
+        for item in stops:
+            for key in item.keys:
+                found.setdefault(key, set()).add(item.rule)
+        if hidden:
+            driver.rows(self.writer, "INSERT INTO rows SELECT * FROM hidden; DROP TABLE hidden")
+        return found
+
+    def load(self, keys: list[str]) -> str:
+        """Load rows as the transfer does; return '' or PostgreSQL's error."""
+        buffer = io.BytesIO()
+        try:
+            with self.source.cursor() as cursor:
+                cursor.copy_expert(f"COPY ({self.part.select('public', one_of(keys))}) TO STDOUT (FORMAT binary)", buffer)
+            buffer.seek(0)
+            with self.writer.cursor() as cursor:
+                cursor.execute("TRUNCATE svc.things")
+                cursor.copy_expert("COPY svc.things FROM STDIN (FORMAT binary)", buffer)
+        except psycopg2.Error as exc:
+            return f"{exc.pgcode} {exc}"
+        return ""
+
+    def altered(self) -> dict[str, list[int]]:
+        """Return the loaded rows that say something else than the source."""
+        tests = ", ".join(f"({same(kinds, number)})" for number, kinds in enumerate(self.case.types))
+        texts = ", ".join(f"s.v{number}::text" for number in range(len(self.case.types)))
+        joined = f"SELECT s.id, ARRAY[{tests}], ARRAY[{texts}] FROM rows s JOIN (SELECT {self.part.id_cell.sql} AS id, src.id AS key FROM rows AS src) k ON k.key = s.id JOIN svc.things t ON uuid_send(t.id) = k.id"
+        result = {}
+        try:
+            found = driver.rows(self.source, joined)
+        except psycopg2.errors.DatetimeFieldOverflow:  # stored, but nobody can read it
+            return {"": []}
+        for key, equal, raw in found:
+            wrong = [n for n, good in enumerate(equal) if not good or (self.case.types[n][1] == "jsonb" and self.case.types[n][0] != "jsonb" and doubled(raw[n]))]
+            if wrong:
+                result[str(key)] = wrong
+        return result
+
+
+@settings(max_examples=CASES, deadline=None, derandomize="PREFLIGHT_CASES" not in os.environ, suppress_health_check=list(HealthCheck))
+@given(case=cases())
+def test_preflight_refuses_what_postgresql_refuses_and_nothing_else(shared: Callable[[], Endpoint], case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "FIRST", 1000)
+    with closing(Bench(shared(), case)) as bench:
+        refused = bench.refused()
+        good = [key for key in bench.keys() if key not in refused]
+        event(f"refused {len(refused) > 0}, passed {len(good) > 0}")
+        if good:
+            assert bench.load(good) == "", (case, refused)
+            assert bench.altered() == {}, (case, refused)
+        for key, rules in refused.items():
+            if rules & {"unique", "blank"}:
+                continue
+            fault = bench.load([key])
+            assert fault or bench.altered(), (case, key, rules)
+
+
+def test_duplicates_are_refused_only_where_postgresql_would_refuse_one_of_them(shared: Callable[[], Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan, "FIRST", 1000)
+    case = Case((("text", "text"), ("integer", "integer")), ("UNIQUE", ""), (("a", "1"), ("a", "2"), ("A", "3"), (None, "4"), (None, "5")))
+    with closing(Bench(shared(), case)) as bench:
+        assert bench.refused() == {"1": {"unique"}, "2": {"unique"}}
+        assert bench.load(["1", "3", "4", "5"]) == ""
+        assert bench.load(["1", "2"]).startswith("23505")
+
+
