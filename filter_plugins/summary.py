@@ -22,7 +22,7 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
     lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}" for item in status["phases"]]
     for item in status["services"]:
         lines += _service(item)
-    tables = status["tables"]
+    tables = sorted(status["tables"], key=_bookkeeping)
     if tables:
         lines += ["", *(_running(tables) if _unfinished(tables) else _closing(tables))]
     if report and status["run_id"]:
@@ -32,6 +32,11 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
     if hints and _proven(tables):
         lines += ["", "Or try:", *(f"  {hint}" for hint in hints)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _bookkeeping(item: Mapping[str, Any]) -> bool:
+    """Tell whether a table is the migration's own; those come last."""
+    return ".migration." in item["target"]
 
 
 def _near(path: str, root: str) -> str:

@@ -60,6 +60,7 @@ def assemble(
     """Return the report's data, ready for JSON."""
     newest: dict[str, Record] = {record.kind: record for record in records}
     validated = newest["validate"].detail if "validate" in newest else {}
+    ordered = sorted(tables, key=lambda item: ".migration." in str(item["target"]))  # the migration's own tables last
     quarantined: dict[str, int] = {}
     for item in rejects:
         quarantined[item["target"]] = quarantined.get(item["target"], 0) + item["rows"]
@@ -68,8 +69,8 @@ def assemble(
         "migration": _migration(migration),
         "verdict": verdict(migration, newest),
         "phases": [_phase(record) for record in records],
-        "tables": list(tables),
-        "outcomes": {str(item["target"]): _outcome(item, validated, quarantined) for item in tables},
+        "tables": ordered,
+        "outcomes": {str(item["target"]): _outcome(item, validated, quarantined) for item in ordered},
         "rates": {name: list(points) for name, points in rates.items()},
         "rejects": list(rejects),
         "details": {kind: dict(record.detail) for kind, record in newest.items()},
@@ -151,7 +152,8 @@ def _recorded_rates(records: Sequence[Record]) -> dict[str, list[tuple[float, fl
 def _outcome(item: Mapping[str, Any], validated: Mapping[str, Any], quarantined: Mapping[str, int]) -> dict[str, int]:
     """Return how many rows of a table ended how."""
     judged: Mapping[str, Any] = next((one for one in validated.get("tables", []) if (one.get("target") or one.get("name")) == item["target"]), {})
-    wrong = {kind: int(judged.get(kind) or 0) for kind in ("different", "missing", "extra", "duplicate")}
+    kinds = judged.get("kinds") or {}
+    wrong = {kind: int(kinds.get(kind) or 0) for kind in ("different", "missing", "extra", "duplicate")}
     differences = int(item.get("differences") or 0)
     if differences and not any(wrong.values()):
         wrong["different"] = differences

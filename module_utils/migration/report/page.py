@@ -13,19 +13,22 @@ from . import svg
 
 MOST = 200  # rows of a list on the page; report.json has all that the records have
 _SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings")
+_FIRST = ("level", "target", "table", "name", "place", "part", "kind", "rule", "column", "columns", "source_key", "keys", "id", "count", "rows")
+_JUDGED = ("target", "source_rows", "target_rows", "differences", "rejected", "seconds", "source_digest", "target_digest")
 _LEVELS = {"stop": 0, "warn": 1, "info": 2}
 
 _STYLE = """
 :root{color-scheme:light}
-body{font:15px/1.5 system-ui,sans-serif;color:#1c2430;background:#fff;max-width:960px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;color:#1c2430;background:#fff;max-width:1080px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem;border-bottom:1px solid #ccd3dc}h3{font-size:1rem;margin:1.2rem 0 .4rem}
 p.sub{color:#55606e;margin:.2rem 0 1rem}
 .verdict{border-left:8px solid;padding:.7rem 1rem;font-size:1.1rem;margin:1rem 0;background:#f5f7fa}
 .good{border-color:#1b7a3d}.bad{border-color:#c1121f}.open{border-color:#b58900}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #e3e8ee;vertical-align:top;overflow-wrap:anywhere}
-th{background:#f5f7fa;white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap}tr.total td{font-weight:600;border-top:2px solid #9aa5b1}
+th,td{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #e3e8ee;vertical-align:top;overflow-wrap:break-word}
+th{background:#f5f7fa;vertical-align:bottom}td.k{white-space:nowrap;width:1%;padding-right:2rem;color:#55606e}
+td.n,th.n{text-align:right}td.n{white-space:nowrap}tr.total td{font-weight:600;border-top:2px solid #9aa5b1}
 .tag{display:inline-block;padding:0 .5rem;border:1px solid;border-radius:1rem;font-size:.82rem;white-space:nowrap}
 .tag.passed{color:#1b7a3d}.tag.failed,.tag.stop{color:#c1121f;font-weight:600}.tag.warn{color:#8a6100}
 figure{margin:1rem 0}figcaption{font-weight:600;margin-bottom:.3rem}
@@ -102,7 +105,9 @@ def _validation(detail: Mapping[str, Any]) -> str:
         return ""
     findings = [item for item in detail.get("findings", []) if isinstance(item, Mapping)]
     shown = _listing(findings) if findings else "<p>No difference was found.</p>"
-    return "<h2>Validation</h2>" + _facts({key: value for key, value in detail.items() if key != "findings"}) + "<h3>Findings</h3>" + shown
+    tables = [{name: item.get(name) for name in _JUDGED} for item in detail.get("tables", []) if isinstance(item, Mapping)]
+    facts = _facts({key: value for key, value in detail.items() if key not in ("findings", "tables")})
+    return f"<h2>Validation</h2>{facts}<h3>Tables</h3>{_listing(tables)}<h3>Findings</h3>{shown}"
 
 
 def _rejects(rejects: Sequence[Mapping[str, Any]]) -> str:
@@ -127,25 +132,43 @@ def _detail(kind: str, detail: Mapping[str, Any]) -> str:
 
 def _facts(detail: Mapping[str, Any]) -> str:
     """Show plain values as a table of two columns, lists of records as tables of their own."""
-    plain = {key: value for key, value in detail.items() if not _is_records(value)}
+    plain = {key: value for key, value in detail.items() if not _is_records(value) and not _holds_records(value) and value not in ([], {}, "")}
     lists = {key: value for key, value in detail.items() if _is_records(value)}
-    shown = _grid(("", ""), [[_words(key), _plain(value)] for key, value in plain.items()]) if plain else ""
-    return shown + "".join(f"<h3>{escape(_words(key))}</h3>{_listing(value)}" for key, value in lists.items())
+    groups = {key: value for key, value in detail.items() if _holds_records(value)}
+    shown = _grid(("", ""), [[_Key(_words(key)), _plain(value)] for key, value in plain.items()]) if plain else ""
+    shown += "".join(f"<h3>{escape(_words(key))}</h3>{_listing(value)}" for key, value in lists.items())
+    return shown + "".join(f"<h3>{escape(_words(key))}</h3>{_facts(value)}" for key, value in groups.items())
 
 
 def _is_records(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, Mapping) for item in value)
 
 
+def _holds_records(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(_is_records(item) for item in value.values())
+
+
 def _listing(records: Sequence[Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for item in records[:MOST] for name in item))
-    rows = [[_tag(item[name]) if name == "level" and name in item else _plain(item.get(name)) for name in names] for item in records[:MOST]]
+    known = dict.fromkeys(name for item in records[:MOST] for name in item if item[name] not in (None, "", [], {}))
+    names = sorted(known, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    rows = [[_tag(item[name]) if name == "level" and name in item else _brief(item.get(name)) for name in names] for item in records[:MOST]]
     more = f"<p>{len(records) - MOST:,} more are in report.json.</p>" if len(records) > MOST else ""
     return _grid([_words(name) for name in names], rows) + more
 
 
+def _brief(value: Any) -> Any:
+    """Return a value for a narrow column: digests by their first digits, the rest is in report.json; numbers stay numbers."""
+    if isinstance(value, str) and len(value) >= 24 and not set(value) - set("0123456789abcdef"):
+        return value[:12] + "\u2026"
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else _plain(value)
+
+
 class _Html(str):
     """Text that is HTML already."""
+
+
+class _Key(str):
+    """The name of a fact."""
 
 
 def _tag(text: Any) -> _Html:
@@ -155,7 +178,8 @@ def _tag(text: Any) -> _Html:
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[Any]], *, last_is_total: bool = False) -> str:
     numeric = [any(isinstance(row[column], (int, float)) for row in rows) for column in range(len(head))]
-    mark = [' class="n"' if flag else "" for flag in numeric]
+    keyed = bool(rows) and isinstance(rows[0][0], _Key)
+    mark = [' class="k"' if keyed and column == 0 else ' class="n"' if flag else "" for column, flag in enumerate(numeric)]
     titles = "".join(f"<th{mark[column]}>{escape(name)}</th>" for column, name in enumerate(head))
     body = []
     for index, row in enumerate(rows):
