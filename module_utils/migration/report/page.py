@@ -12,7 +12,7 @@ from typing import Any
 from . import svg
 
 MOST = 200  # rows of a list on the page; report.json has all that the records have
-_SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings")
+_SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings", "dependencies")  # the last has files of its own
 _FIRST = ("level", "target", "table", "name", "place", "part", "kind", "rule", "column", "columns", "source_key", "keys", "id", "count", "rows")
 _JUDGED = ("target", "source_rows", "target_rows", "differences", "rejected", "seconds", "source_digest", "target_digest")
 _LEVELS = {"stop": 0, "warn": 1, "info": 2}
@@ -119,7 +119,8 @@ def _preflight(detail: Mapping[str, Any]) -> str:
     if not findings:
         return ""
     ordered = sorted(findings, key=lambda item: _LEVELS.get(str(item.get("level")), 3))
-    return "<h2>Preflight findings</h2>" + _listing(ordered)
+    shown = [{key: value for key, value in item.items() if key != "target"} for item in ordered]  # the place says it
+    return "<h2>Preflight findings</h2>" + _listing(shown)
 
 
 def _detail(kind: str, detail: Mapping[str, Any]) -> str:
