@@ -64,7 +64,8 @@ def test_every_secret_of_an_example_is_encrypted_with_the_documented_password(en
     assert {"migration_namespace", "sessions_secret_key", "session_store_password"} <= set(found)
     vault = VaultLib([("default", VaultSecret(b"example"))])
     for name, (tag, text) in found.items():
-        assert tag == "vault" and len(vault.decrypt(text)) >= 32, name
+        assert tag == "vault", name
+        assert len(vault.decrypt(text)) >= 32, name
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -76,7 +77,8 @@ def test_every_playbook_passes_a_syntax_check(environment: str, password: str, t
 
 def test_a_mistyped_inventory_fails(tmp_path: Path) -> None:
     done = command("ansible-playbook", "-i", "inventories/stagin", "playbooks/status.yml", folder=tmp_path)
-    assert done.returncode != 0 and "inventories/stagin" in done.stderr + done.stdout
+    assert done.returncode != 0
+    assert "inventories/stagin" in done.stderr + done.stdout
 
 
 def test_a_limit_that_leaves_nobody_fails(tmp_path: Path) -> None:
@@ -98,4 +100,5 @@ def test_every_playbook_begins_with_a_play_on_all_hosts(path: Path) -> None:
         pytest.skip("made of playbooks that are looked at themselves")
     assert plays[0]["hosts"] == "all"
     task = plays[0]["tasks"][0]
-    assert task["ansible.builtin.import_tasks"] == "tasks/groups.yml" and task["vars"]["__groups_needed"]
+    assert task["ansible.builtin.import_tasks"] == "tasks/groups.yml"
+    assert task["vars"]["__groups_needed"]

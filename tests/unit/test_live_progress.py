@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
+PLAYBOOK = str(Path(sys.executable).with_name("ansible-playbook"))
 HERE = Path(__file__).resolve().parent / "action"
 
 
@@ -26,7 +27,7 @@ def play(tmp_path: Path):
         tmp_path.joinpath("ansible.cfg").write_text("[defaults]\n")
         tmp_path.joinpath("play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n    - pg_transfer: {options}\n")
         return subprocess.run(
-            [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "lab,", "-e", f"ansible_python_interpreter={sys.executable}", *arguments, "play.yml"],
+            [PLAYBOOK, "-i", "lab,", "-e", f"ansible_python_interpreter={sys.executable}", *arguments, "play.yml"],
             cwd=tmp_path,
             env={
                 **os.environ,
@@ -66,8 +67,10 @@ def test_a_local_module_is_watched(play, tmp_path: Path) -> None:
     done = play("{seconds: 2}", "-c", "local")
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("[lab] users ") and lines[0].endswith(("ETA 00:01", "ETA 00:00"))
-    assert "[lab] paused: CPU 91 %" in lines and lines[-1] == "[lab] users 100% 2.4M rows"
+    assert lines[0].startswith("[lab] users ")
+    assert lines[0].endswith(("ETA 00:01", "ETA 00:00"))
+    assert "[lab] paused: CPU 91 %" in lines
+    assert lines[-1] == "[lab] users 100% 2.4M rows"
     assert left(tmp_path) == []
 
 
@@ -82,13 +85,15 @@ def test_a_remote_module_is_watched_through_lost_connections(play, tmp_path: Pat
 
 def test_a_remote_failure_is_the_modules_own(play) -> None:
     done = play("{seconds: 0.1, fail: true}", "-c", "flaky")
-    assert done.returncode == 2 and '"msg": "bad"' in done.stdout + done.stderr
+    assert done.returncode == 2
+    assert '"msg": "bad"' in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("connection", ["local", "flaky"])
 def test_check_mode_reaches_the_module(play, connection: str) -> None:
     done = play("{seconds: 0.1}", "-c", connection, "--check", "-v")
-    assert done.returncode == 0 and '"checked": true' in done.stdout
+    assert done.returncode == 0
+    assert '"checked": true' in done.stdout
 
 
 def test_json_stays_json_and_quiet(play) -> None:
@@ -99,4 +104,5 @@ def test_json_stays_json_and_quiet(play) -> None:
 
 def test_quiet_when_not_wanted(play) -> None:
     done = play("{seconds: 1.5}", "-c", "local", "-e", "migration_progress=false")
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""

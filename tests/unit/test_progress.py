@@ -52,7 +52,8 @@ def test_the_rate_is_that_of_the_last_seconds(tmp_path: Path) -> None:
         clock.now += 1
         progress.update("migrate", "users", 1000 * min(second, 30), 100_000)
     assert read(path)["tables"]["users"]["rate"] == 0
-    assert progress.rates()["users"][0][1] == 0 and max(rate for _, rate in progress.rates()["users"]) == 1000
+    assert progress.rates()["users"][0][1] == 0
+    assert max(rate for _, rate in progress.rates()["users"]) == 1000
 
 
 def test_a_day_of_updates_keeps_few_points() -> None:
