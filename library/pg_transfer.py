@@ -59,13 +59,25 @@ options:
     type: dict
     default: {}
   via:
-    description: C(direct), or C(export) to stop half way at a folder, or C(import) to go on from one.
+    description: C(direct), or by way of C(files) in a folder where no machine reaches both sides.
     type: str
-    choices: [direct, export, import]
+    choices: [direct, files]
     default: direct
-  folder:
-    description: The folder of O(via=export) and O(via=import).
+  files_step:
+    description:
+      - With O(via=files), C(export) reads the source and writes the folder, C(import) goes on from it and writes the targets;
+        C(both) does one after the other on a machine that reaches both sides.
+    type: str
+    choices: [both, export, import]
+    default: both
+  files_dir:
+    description: The folder of O(via=files) on this runner. It holds personal data.
     type: path
+  plan_time:
+    description:
+      - With O(files_step=export), the timestamp that the migration is pinned to (playbooks/status.yml shows it), where the
+        control database cannot be reached.
+    type: str
   id_map_dir:
     description: Where the id map is exported as CSV on this runner; nothing is exported when it is not given.
     type: path
@@ -125,7 +137,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control, id_map_csv
+from ..module_utils.migration import control, files, id_map_csv
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.dry_run import Preview, preview
 from ..module_utils.migration.errors import MigrationError
@@ -143,6 +155,8 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     context = Context.from_params(params, module.check_mode)
     options = _options(params)
+    if params["via"] == "files" and params["files_step"] == "export" and params["plan_time"] and not module.check_mode:
+        return _export_only(context, params, params["plan_time"], options)
     records = control.connect(context.control, readonly=module.check_mode)
     if module.check_mode:
         live = control.current(records)
@@ -153,7 +167,9 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
         raise MigrationError("this migration has no proven snapshot; run playbooks/snapshot.yml first")
     progress = Progress(params["progress_file"])
     try:
-        outcome = run(context, migration.plan_time, migration.run_id, options, progress, reconcile)
+        if params["via"] == "files" and params["files_step"] == "export":
+            return _export_only(context, params, migration.plan_time, options)
+        outcome = _transfer(context, params, migration, options, progress)
         exported = _export(context, params["id_map_dir"], migration.run_id, outcome)
     except MigrationError as exc:
         control.record(
@@ -167,6 +183,30 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
         detail = {**result, "runner": options.runner, "rates": progress.rates()}
         control.record(records, KIND, "passed", detail, migration=migration, plan_digest=context.plan.digest)
     return result
+
+
+def _transfer(
+    context: Context, params: dict[str, Any], migration: control.Migration, options: Options, progress: Progress
+) -> Outcome:
+    """Carry everything, directly or by way of files."""
+    if params["via"] == "direct":
+        return run(context, migration.plan_time, migration.run_id, options, progress, reconcile)
+    folder = Path(params["files_dir"])
+    if params["files_step"] == "both":
+        files.export_files(context, migration.plan_time, folder, options, progress)
+    return files.import_files(context, migration.plan_time, migration.run_id, folder, options, progress)
+
+
+def _export_only(context: Context, params: dict[str, Any], plan_time: str, options: Options) -> dict[str, Any]:
+    """Write the folder and say what is in it; nothing is recorded, for the control database may be out of reach."""
+    progress = Progress(params["progress_file"])
+    manifest, changed = files.export_files(context, plan_time, Path(params["files_dir"]), options, progress)
+    progress.close()
+    rows: dict[str, int] = {}
+    for entry in manifest.entries:
+        rows[entry.target] = rows.get(entry.target, 0) + entry.rows.rows
+    tables = [{"target": target, "rows": count} for target, count in sorted(rows.items())]
+    return {"changed": changed, "run_id": "", "tables": tables, "carried": len(manifest.entries) if changed else 0, "seconds": {}}
 
 
 def _options(params: dict[str, Any]) -> Options:
@@ -248,12 +288,15 @@ def main() -> None:
             "lock_timeout": {"type": "float", "default": 10},
             "snapshot_max_age": {"type": "float", "default": 14400},
             "limits": {"type": "dict", "default": {}},
-            "via": {"type": "str", "choices": ["direct", "export", "import"], "default": "direct"},
-            "folder": {"type": "path"},
+            "via": {"type": "str", "choices": ["direct", "files"], "default": "direct"},
+            "files_step": {"type": "str", "choices": ["both", "export", "import"], "default": "both"},
+            "files_dir": {"type": "path"},
+            "plan_time": {"type": "str"},
             "id_map_dir": {"type": "path"},
             "override_gates": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
+        required_if=[("via", "files", ["files_dir"])],
         supports_check_mode=True,
     )
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from . import driver
@@ -85,6 +85,14 @@ def carry_staged(source: driver.Connection, select: str, connection: driver.Conn
     return carried
 
 
+def staged(connection: driver.Connection, target: Target, copy: Callable[[str], int]) -> int:
+    """Upsert what `copy(relation)` puts into the staging relation; return how many rows that were."""
+    with staging(connection, target):
+        rows = copy(STAGE)
+        _upsert(connection, target)
+    return rows
+
+
 @contextlib.contextmanager
 def staging(connection: driver.Connection, target: Target) -> Iterator[None]:
     """Have an empty staging table like the target for the length of the block."""
@@ -130,7 +138,8 @@ def _upsert(connection: driver.Connection, target: Target) -> Equalized:
 def _merge(connection: driver.Connection, target: Target) -> Equalized:
     names = [ident(column) for column in target.columns]
     own = ident(target.id_column)
-    changes = ", ".join(f"{name} = s.{name}" for name in names if name != own) or f"{own} = s.{own}"
+    kept = () if _by_key(target) else (own,)  # the id map's id is a value like any other
+    changes = ", ".join(f"{name} = s.{name}" for name in names if name not in kept) or f"{own} = s.{own}"
     updated = _count(
         connection,
         f"UPDATE {target.qualified} AS t SET {changes} FROM {STAGE} AS s WHERE {_same_row(target)}"
@@ -144,9 +153,13 @@ def _merge(connection: driver.Connection, target: Target) -> Equalized:
     return Equalized(inserted=inserted, updated=updated)
 
 
+def _by_key(target: Target) -> bool:
+    return target.bookkeeping and target.table == "id_map"
+
+
 def _same_row(target: Target) -> str:
     """Return the condition that staged and stored row have the same identity; the id map's is its key."""
-    if target.bookkeeping and target.table == "id_map":
+    if _by_key(target):
         return "t.source_key = s.source_key AND t.entity = s.entity"
     return f"t.{ident(target.id_column)} = s.{ident(target.id_column)}"
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import build, driver, ledger
-from .chunks import Unit, numbered, plan_chunks, units
+from .chunks import numbered, plan_chunks, units
 from .context import Context
 from .contract import Contract
 from .driver import database_errors
@@ -31,7 +31,7 @@ from .errors import MigrationError
 from .plan import Target
 from .progress import Progress
 from .quote import ident
-from .snapshots import Epoch, Snapshots
+from .snapshots import Snapshots
 from .throttle import Limits, database_pressure, runner_pressure
 from .worker import Job, Report, work
 
@@ -90,20 +90,22 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
 
     MigrationError on any fault; whatever was committed stays, and another call goes on from there.
     """
-    clock = _Stopwatch()
+    clock = Stopwatch()
     with clock("prepare"):
         prepare(context, plan_time, run_id, options)
-    if _finished(context):
-        return _outcome(context, 0, 0, 0, 0, (), clock)
+    if finished(context):
+        return outcome(context, 0, 0, 0, 0, (), clock)
     crew = _Crew(context, plan_time, options, progress)
     with clock("copy"):
         crew.run()
     with clock("complete"):
         keys, settled = complete(context, options, reconcile, plan_time)
-    return _outcome(context, crew.chunks, crew.rows, keys, settled, crew.epochs, clock)
+    return outcome(context, crew.chunks, crew.rows, keys, settled, crew.epochs, clock)
 
 
-class _Stopwatch:
+class Stopwatch:
+    """Wall seconds by name."""
+
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
@@ -165,7 +167,8 @@ def planned_chunks(
     return found
 
 
-def _finished(context: Context) -> bool:
+def finished(context: Context) -> bool:
+    """Tell whether every target's ledger is closed."""
     return all(pin is not None and pin.finished for pin in _pins(context))
 
 
@@ -366,7 +369,7 @@ def complete(context: Context, options: Options, reconcile: Reconcile, plan_time
     gate = context.connect_target(first, APPLICATION_NAME, autocommit=True)
     try:
         driver.rows(gate, "SELECT pg_advisory_lock(hashtext('edulink-migration complete'))")
-        if _finished(context):
+        if finished(context):
             return 0, 0
         keys = _add_primary_keys(context, options)
         settled = 0
@@ -437,7 +440,8 @@ def _own_key(target: Target) -> str:
     return f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({ident(target.id_column)})"
 
 
-def _outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, epochs: tuple[str, ...], clock: _Stopwatch) -> Outcome:
+def outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, epochs: tuple[str, ...], clock: Stopwatch) -> Outcome:
+    """Return what was done, and what the ledgers say of every target now."""
     tables = []
     for service in context.plan.services:
         connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
@@ -446,11 +450,3 @@ def _outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, 
         finally:
             connection.close()
     return Outcome(tuple(tables), chunks, rows, keys, settled, epochs, dict(clock.seconds))
-
-
-def describe(context: Context, unit: Unit) -> str:
-    """Return how a unit is named in a dry run."""
-    return f"{unit.target.name} from {unit.part.label}"
-
-
-__all__ = ["Epoch", "Options", "Outcome", "TableResult", "complete", "describe", "planned_chunks", "prepare", "run"]

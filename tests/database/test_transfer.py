@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import ddl, driver, ledger, reconcile, transfer
+from ansible.module_utils.migration import ddl, driver, files, ids, ledger, reconcile, transfer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint, connect
@@ -231,8 +232,50 @@ def test_no_worker_outlives_its_killed_parent(world: Context) -> None:
 
 def test_the_namespace_is_in_no_statement_that_a_server_shows(world: Context, tmp_path: Path) -> None:
     select = " ".join(part.select("public") for target in world.plan.targets for part in target.parts)
-    from ansible.module_utils.migration import ids
-
     assert NAMESPACE not in select
     for entity in world.plan.entity_names:
         assert ids.prefix(NAMESPACE, entity).hex() not in select
+
+
+def start_over(context: Context) -> None:
+    """Empty the targets and drop their ledgers."""
+    for service in SERVICES:
+        connection = connect(context.targets[service], application_name="tests", autocommit=True)
+        for target in context.plan.of(service):
+            driver.rows(connection, f"TRUNCATE {target.qualified} CASCADE")
+        driver.rows(connection, "DROP SCHEMA migration CASCADE")
+        connection.close()
+
+
+def test_the_way_by_files_gives_the_same_and_refuses_a_damaged_missing_or_foreign_file(world: Context, tmp_path: Path) -> None:
+    run(world)
+    wanted = content(world)
+    start_over(world)
+    folder = tmp_path / "files"
+    manifest, written = files.export_files(world, PLAN_TIME, folder, options(), Progress(None))
+    assert written
+    assert not files.export_files(world, PLAN_TIME, folder, options(), Progress(None))[1]
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+    victim = folder / manifest.entries[3].rows.name
+    good = victim.read_bytes()
+    victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(MigrationError, match=f"{victim.name}: is damaged"):
+        files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
+    victim.unlink()
+    with pytest.raises(MigrationError, match=f"{victim.name}: is missing"):
+        files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
+    victim.write_bytes(good)
+    (folder / "999999.rows.gz").write_bytes(good)
+    with pytest.raises(MigrationError, match=r"999999\.rows\.gz: is not in the manifest"):
+        files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
+    (folder / "999999.rows.gz").unlink()
+    with pytest.raises(MigrationError, match="timestamp"):
+        files.import_files(world, "2001-01-01 00:00:00", RUN_ID, folder, options(), Progress(None))
+
+    offline = Context(
+        plan=world.plan, source=dataclasses.replace(world.source, host="/nowhere"), targets=world.targets, control=world.control, namespace=NAMESPACE
+    )
+    assert files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
+    assert content(world) == wanted
+    assert not files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
