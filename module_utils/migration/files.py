@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,7 +142,7 @@ def export_files(context: Context, plan_time: str, folder: Path, options: transf
         entries = _export_all(context, plan_time, snapshot, folder, work, options.workers, progress)
     finally:
         holder.close()
-    manifest = Manifest(context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", tuple(entries))
+    manifest = Manifest(context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries)
     manifest.write(folder)
     return manifest, True
 
@@ -205,7 +204,7 @@ Work = tuple[str, Unit, ledger.Chunk]
 
 def _export_all(
     context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], workers: int, progress: Progress
-) -> Iterator[Entry]:
+) -> tuple[Entry, ...]:
     ordered = numbered([chunk for _, _, chunk in work])
     by_place = {(unit.target.name, unit.part.name): (service, unit) for service, unit, _ in work}
     local = threading.local()
@@ -228,7 +227,7 @@ def _export_all(
 
     try:
         with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-            yield from pool.map(one, ordered)
+            return tuple(pool.map(one, ordered))
     finally:
         for connection in opened:
             connection.close()

@@ -202,8 +202,9 @@ class _Crew:
         shared = Shared.create(fork, self.options)
         ends = [fork.Pipe() for _ in range(self.options.workers)]
         job = Job(self.context, self.plan_time, self.options.runner, self.options.statement_timeout, self.options.lock_timeout)
+        every_end = [end for pair in ends for end in pair]
         processes = [
-            fork.Process(target=work, args=(job, number, mine, [other for pair in ends for other in pair if other is not mine], shared.paused, shared.rates), daemon=True)
+            fork.Process(target=work, args=(job, number, mine, [end for end in every_end if end is not mine], shared.paused, shared.rates), daemon=True)
             for number, (_, mine) in enumerate(ends)
         ]
         for process in processes:
@@ -242,7 +243,7 @@ class _Crew:
     def _listen(self, channels: Sequence[Any], processes: Sequence[Any], snapshots: Snapshots) -> None:
         """Take reports until every worker is done, renewing the snapshot when it has grown too old."""
         totals = self._totals()
-        waiting = {channel: process for channel, process in zip(channels, processes, strict=True)}
+        waiting = dict(zip(channels, processes, strict=True))
         while waiting:
             channels_ready: list[Any] = list(multiprocessing.connection.wait(list(waiting), timeout=1.0))
             for channel in channels_ready:
