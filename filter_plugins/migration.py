@@ -32,8 +32,11 @@ def migration_endpoint(hostvars: Mapping[str, Any], host: str) -> dict[str, Any]
     return endpoint
 
 
-def migration_connections(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]], namespace: str) -> dict[str, Any]:
-    """Return the `connections` option of the phases' modules, from the groups source, targets and control."""
+def migration_connections(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]], namespace: str, suffix: str = "") -> dict[str, Any]:
+    """Return the `connections` option of the phases' modules, from the groups source, targets and control.
+
+    A `suffix` names the copies that a rehearsal works on instead: it is added to the database names of targets and control.
+    """
     for name in ("source", "control"):
         if len(groups.get(name, [])) != 1:
             raise AnsibleFilterError(f"the inventory's group {name!r} must have exactly one host, it has {len(groups.get(name, []))}")
@@ -41,10 +44,14 @@ def migration_connections(hostvars: Mapping[str, Any], groups: Mapping[str, Sequ
         raise AnsibleFilterError("the inventory's group 'targets' has no host")
     return {
         "source": migration_endpoint(hostvars, groups["source"][0]),
-        "targets": [migration_endpoint(hostvars, host) for host in groups["targets"]],
-        "control": migration_endpoint(hostvars, groups["control"][0]),
+        "targets": [_copy(migration_endpoint(hostvars, host), suffix) for host in groups["targets"]],
+        "control": _copy(migration_endpoint(hostvars, groups["control"][0]), suffix),
         "namespace": namespace,
     }
+
+
+def _copy(endpoint: dict[str, Any], suffix: str) -> dict[str, Any]:
+    return {**endpoint, "login_db": f"{endpoint['login_db']}{suffix}"}
 
 
 class FilterModule:

@@ -148,7 +148,7 @@ def test_sessions_in_the_way_are_ended_and_counted(migrated: Walk) -> None:
         for user in users:
             user.join()
     assert state(migrated)["auth_service"] == "snapshot"
-    ended = [item.detail["ended"] for item in migrated.history(KIND) if item.outcome == "exchanged" and item.detail["service"] == "auth_service"][0]
+    ended = next(item.detail["ended"] for item in migrated.history(KIND) if item.outcome == "exchanged" and item.detail["service"] == "auth_service")
     assert {"user": endpoint.user, "application": "the service", "sessions": 4} in ended
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_ended_is_named_and_nothing_is_touched(migrated: Walk, st
 
 
 def _use_services(place: Walk) -> None:
-    ask(place.service("auth_service"), "INSERT INTO auth_service.users (username, email, password_hash) VALUES ('n1', 'n1@x.org', 'x'), ('n2', 'n2@x.org', 'x')")
+    ask(place.service("auth_service"), "INSERT INTO auth_service.users (username, email, password_hash) VALUES ('n1', 'n1@x.org', ''), ('n2', 'n2@x.org', '')")
     ask(place.service("auth_service"), "INSERT INTO own.audit VALUES (3, 'after')")
     ask(place.service("user_service"), "INSERT INTO user_service.roles (user_id, role_type) VALUES (gen_random_uuid(), 'student')")
 
@@ -198,7 +198,7 @@ def test_rows_of_others_are_counted_and_only_left_behind_when_agreed_to(migrated
 
 def test_rows_migrated_from_a_source_row_that_is_gone_are_pointed_out(migrated: Walk) -> None:
     ask(migrated.monolith, "DELETE FROM users_role WHERE id IN (SELECT id FROM users_role ORDER BY id LIMIT 2)")
-    with pytest.raises(MigrationError, match="2 rows that are neither.*2 of them look migrated from source rows that are gone"):
+    with pytest.raises(MigrationError, match=r"2 rows that are neither.*2 of them look migrated from source rows that are gone"):
         roll_back(migrated)
 
 
@@ -240,7 +240,7 @@ def test_a_damaged_dump_is_refused_before_anything_is_touched(migrated: Walk) ->
     folder = Path(migrated.migration().snapshot)  # type: ignore[arg-type, union-attr]
     toc = folder / "auth_service" / "toc.dat"
     toc.write_bytes(toc.read_bytes()[:-1])
-    with pytest.raises(MigrationError, match="it was cut or changed.*taken on runner runner1; both services are as before"):
+    with pytest.raises(MigrationError, match=r"it was cut or changed.*taken on runner runner1; both services are as before"):
         roll_back(migrated)
     assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
 
@@ -254,7 +254,7 @@ def test_a_copy_that_is_not_the_snapshot_never_takes_the_name(migrated: Walk, mo
             ask(replace(migrated.superuser, dbname=dbname), "UPDATE own.audit SET said = 'other' WHERE id = 1")
 
     monkeypatch.setattr(restore, "restore", spoiled)
-    with pytest.raises(MigrationError, match="own.audit has the right number of rows .* but other content; the service is untouched"):
+    with pytest.raises(MigrationError, match=r"own\.audit has the right number of rows .* but other content; the service is untouched"):
         roll_back(migrated)
     monkeypatch.undo()
     assert state(migrated) == dict.fromkeys(SERVICES, "migrated")

@@ -101,7 +101,8 @@ class Walk:
     def content(self, name: str, dbname: str | None = None) -> dict[str, str]:
         """Return a digest of every table of a service, made by PostgreSQL alone; {} when it has none."""
         endpoint = replace(self.superuser, dbname=dbname or self.context.targets[name].dbname)
-        tables = ask(endpoint, "SELECT array_agg(format('%I.%I', schemaname, tablename) ORDER BY 1) FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema)'")
+        names = "SELECT array_agg(format('%I.%I', schemaname, tablename) ORDER BY 1) FROM pg_tables"
+        tables = ask(endpoint, f"{names} WHERE schemaname !~ '^(pg_|information_schema)'")
         digest = "SELECT count(*) || ' ' || md5(coalesce(string_agg(md5(t::text), '' ORDER BY md5(t::text)), '')) FROM {} AS t"
         return {table: ask(endpoint, digest.format(table)) for table in tables or []}
 
@@ -129,7 +130,8 @@ def build(source: PostgresServer, target: PostgresServer, plan: Plan, root: Path
     ask(source.endpoint(), f"CREATE ROLE {ident(reader)} LOGIN PASSWORD {literal(password)}")
     ask(source.endpoint(), f"CREATE DATABASE {ident(monolith)} TEMPLATE template0")
     fill(source.endpoint(monolith), USERS, 5)
-    ask(source.endpoint(monolith), f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {ident(reader)}; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {ident(reader)}")
+    for kind in ("TABLES", "SEQUENCES"):
+        ask(source.endpoint(monolith), f"GRANT SELECT ON ALL {kind} IN SCHEMA public TO {ident(reader)}")
     ask(target.endpoint(), f"CREATE ROLE {ident(migrator)} LOGIN CREATEDB PASSWORD {literal(password)}")
     ask(target.endpoint(), f"GRANT pg_signal_backend, pg_monitor TO {ident(migrator)}")
     targets = {}

@@ -1,0 +1,214 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rehearse the migration and its way back in a throw-away copy of the services, on their own servers.
+
+The copies and a control database of their own have the suffix in their names, and nothing without it is written to but the
+record of the rehearsal. The monolith is read as in the real thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .. import control, driver
+from ..context import Context
+from ..control import Record
+from ..driver import Endpoint
+from ..errors import MigrationError
+from ..quote import qualified
+from . import clients, database, manifest, removal, table_digest, take
+from .dump import DumpOptions, dump
+from .restore import RestoreOptions, content, prove, restore
+from .table_digest import differences, in_words
+
+KIND = "rehearse"
+
+
+@dataclass(frozen=True)
+class RehearseOptions:
+    """The suffix of the copies' names, a folder for their snapshots, how to dump and restore."""
+
+    suffix: str
+    root: Path
+    dump: DumpOptions = field(default_factory=DumpOptions)
+    restore: RestoreOptions = field(default_factory=RestoreOptions)
+
+
+def copies(context: Context, suffix: str) -> Context:
+    """Return the same context with the copies in place of services and control database."""
+    if not suffix:
+        raise MigrationError("a rehearsal needs a suffix for the names of its databases")
+    targets = {name: replace(endpoint, dbname=endpoint.dbname + suffix) for name, endpoint in context.targets.items()}
+    return replace(context, targets=targets, control=replace(context.control, dbname=context.control.dbname + suffix))
+
+
+def would(context: Context, options: RehearseOptions) -> list[str]:
+    """Return what begin() would make."""
+    scratch = copies(context, options.suffix)
+    pairs = [*((context.targets[name], scratch.targets[name]) for name in context.plan.services), (context.control, scratch.control)]
+    return [f"would make {copy.dbname} beside {real.dbname}, walk the whole migration and its rollback there, then drop it" for real, copy in pairs]
+
+
+def begin(context: Context, options: RehearseOptions) -> list[str]:
+    """Make the copies anew and record that a rehearsal has begun."""
+    scratch = copies(context, options.suffix)
+    with contextlib.closing(control.connect(context.control)) as records, take.lock(records, KIND):
+        live = control.current(records)
+        if live is not None and live.state == "open":
+            raise MigrationError(
+                f"migration {live.run_id} is open, so the services are not in the state that a rehearsal starts from;"
+                " rehearse before it or after its rollback"
+            )
+        _drop(scratch, options)
+        lines = [_copy(context.targets[name], scratch.targets[name], options) for name in context.plan.services]
+        with contextlib.closing(database.admin(context.control, options.restore.maintenance_db)) as connection:
+            like = database.read(connection, context.control.dbname)
+        database.create(context.control, options.restore.maintenance_db, scratch.control.dbname, like)
+        control.record(records, KIND, "begun", {"suffix": options.suffix}, plan_digest=context.plan.digest)
+    return lines
+
+
+def _copy(real: Endpoint, scratch: Endpoint, options: RehearseOptions) -> str:
+    """Make a copy of a service by dump and restore, since others may be connected to it."""
+    with contextlib.closing(database.admin(real, options.restore.maintenance_db)) as connection:
+        major = connection.server_version // 10000
+    chosen = clients.choose(clients.candidates(options.dump.bin_dir), major, real.place, options.dump.bin_dir)
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as place:
+        dumped = dump(real, "target", Path(place), chosen, options.dump, lambda table, done, total: None)
+        restore(real, dumped, Path(place) / real.name, scratch.dbname, options.restore)
+        lines = prove(real, dumped, Path(place) / real.name, scratch.dbname, options.restore)
+    if lines:
+        raise MigrationError(f"{real.place}: its copy {scratch.dbname} is not the same: {in_words(lines)}")
+    return f"{scratch.dbname} is a copy of {real.dbname}"
+
+
+def damage(context: Context, options: RehearseOptions) -> list[str]:
+    """Break the migrated copies as a bad day would: a table is dropped, another emptied, in each service."""
+    scratch = copies(context, options.suffix)
+    lines = []
+    for service in context.plan.services:
+        endpoint = scratch.targets[service]
+        with (
+            contextlib.closing(scratch.connect_target(service, database.APPLICATION_NAME)) as connection,
+            driver.database_errors(endpoint.place, "breaking tables"),
+        ):
+            _only_a_copy(connection, options.suffix)
+            ordered = removal.children_first(connection, [item for item in context.plan.of(service) if not item.bookkeeping])
+            driver.rows(connection, f"DROP TABLE {ordered[0].qualified} CASCADE")
+            lines.append(f"{endpoint.dbname}: {ordered[0].schema}.{ordered[0].table} dropped")
+            for item in ordered[1:2]:
+                driver.rows(connection, f"TRUNCATE {item.qualified} CASCADE")
+                lines.append(f"{endpoint.dbname}: {item.schema}.{item.table} emptied")
+            connection.commit()
+    return lines
+
+
+def check(context: Context, options: RehearseOptions) -> list[str]:
+    """Compare the rolled back copies with the manifest of their snapshot."""
+    scratch = copies(context, options.suffix)
+    with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
+        taken = next((item for item in control.history(records, kind=take.KIND) if item.outcome == "passed"), None)
+        if taken is None or control.current(records) is not None:
+            raise MigrationError("the rehearsal's rollback has not ended its migration; look at the play before this one")
+    read = manifest.read(Path(taken.detail["folder"]), taken.detail["manifest_sha256"])
+    lines = []
+    for service in context.plan.services:
+        wanted, found = read.database(service), content(scratch.targets[service])
+        faults = differences(wanted.content, found)
+        if faults:
+            raise _failed(context, f"{scratch.targets[service].dbname} after the rollback is not as in its snapshot: {in_words(faults)}")
+        lines.append(f"{scratch.targets[service].dbname} is as in its snapshot, {len(found.tables)} tables")
+    return lines
+
+
+def finish(context: Context, options: RehearseOptions) -> list[str]:
+    """Judge the whole, record it, drop the copies."""
+    scratch = copies(context, options.suffix)
+    with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
+        walked = list(reversed(control.history(records, limit=1000)))
+        ended = next((item for item in walked if (item.kind, item.outcome) == ("rollback", "passed")), None)
+        validated = [item for item in walked if item.kind.startswith("valid")]
+        first = driver.scalar(records, "SELECT run_id FROM migration.migrations WHERE state = 'rolled_back' ORDER BY id DESC LIMIT 1")
+    if ended is None or first is None:
+        raise _failed(context, "no rollback was rehearsed")
+    if not validated or validated[-1].outcome != "passed" or validated[-1].id < ended.id:
+        raise _failed(context, "the migration after the rollback was not validated")
+    rows = 0
+    for service in context.plan.services:
+        rows += _same_ids(context, scratch, service, first)
+    with contextlib.closing(control.connect(context.control)) as records:
+        begun = next((item for item in control.history(records, kind=KIND) if item.outcome == "begun"), None)
+        if begun is None:
+            raise MigrationError("no rehearsal was begun; run playbooks/rehearse.yml from its start")
+        seconds = float(driver.scalar(records, "SELECT extract(epoch FROM clock_timestamp() - %s)", (begun.recorded_at,)))
+        detail = {"seconds": round(seconds, 1), "ids": rows, "steps": steps(begun, walked)}
+        control.record(records, KIND, "passed", detail, plan_digest=context.plan.digest)
+    _drop(scratch, options)
+    return [f"rehearsed in {seconds:.0f} s: migrated, broken, rolled back, proven, migrated again with the same {rows:,} ids"]
+
+
+def steps(begun: Record, walked: list[Record]) -> list[Mapping[str, Any]]:
+    """Return each step of the rehearsal with the seconds since its begin."""
+    return [{"step": item.kind, "outcome": item.outcome, "at": round((item.recorded_at - begun.recorded_at).total_seconds(), 1)} for item in walked]
+
+
+def _same_ids(context: Context, scratch: Context, service: str, first: str) -> int:
+    """Compare the id maps of the migration before the rollback, in the kept database, and of the one after; return their rows."""
+    if not any(item.bookkeeping and item.table == "id_map" for item in context.plan.of(service)):
+        return 0
+    endpoint = scratch.targets[service]
+    kept = replace(endpoint, dbname=database.derived(endpoint.dbname, "migrated", first))
+    found = []
+    for place in (kept, endpoint):
+        with contextlib.closing(driver.connect(place, application_name=database.APPLICATION_NAME, readonly=True)) as connection:
+            columns = f"(SELECT entity, source_key, id FROM {qualified('migration', 'id_map')}) AS src"
+            found.append(driver.rows(connection, table_digest.digest_sql("convert_to(ROW(src.*)::text, 'UTF8')", columns))[0])
+    if found[0] != found[1]:
+        raise _failed(context, f"the second migration gave {service} other ids than the first; did the monolith's users change meanwhile?")
+    return int(found[0][0])
+
+
+def _failed(context: Context, text: str) -> MigrationError:
+    with contextlib.closing(control.connect(context.control)) as records:
+        control.record(records, KIND, "failed", {"error": text}, plan_digest=context.plan.digest)
+    return MigrationError(f"the rehearsal failed: {text}; its databases stay until the next rehearsal")
+
+
+def _only_a_copy(connection: driver.Connection, suffix: str) -> None:
+    name = str(driver.scalar(connection, "SELECT current_database()"))
+    if not name.endswith(suffix):
+        raise MigrationError(f"{name} is not a copy (its name does not end in {suffix}); a rehearsal breaks only copies")
+
+
+def _drop(scratch: Context, options: RehearseOptions) -> None:
+    """Drop the copies, what rollbacks made of them, and their snapshots, which hold personal data; other folders are left."""
+    for run_id in _run_ids(scratch, options):
+        for folder in options.root.glob(f"{run_id}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+    for endpoint in (*scratch.targets.values(), scratch.control):
+        with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
+            found = driver.rows(
+                connection,
+                "SELECT datname FROM pg_database WHERE datname = %(name)s OR starts_with(datname, %(name)s || '_')",
+                {"name": endpoint.dbname},
+            )
+        for (name,) in found:
+            database.drop(endpoint, options.restore.maintenance_db, name)
+
+
+def _run_ids(scratch: Context, options: RehearseOptions) -> list[str]:
+    """Return the migrations of the last rehearsal, from its own control database."""
+    with contextlib.closing(database.admin(scratch.control, options.restore.maintenance_db)) as connection:
+        if not database.exists(connection, scratch.control.dbname):
+            return []
+    with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
+        if driver.scalar(records, "SELECT to_regclass('migration.migrations')") is None:
+            return []
+        return [str(run_id) for (run_id,) in driver.rows(records, "SELECT run_id FROM migration.migrations")]
