@@ -323,7 +323,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def _absent(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[str, Any]:
     counts = dict(remove(ledger, write=not context.check, user_index=params["user_index"] or None))
-    line = f"sessions: {counts['removed']} removed, {counts['service']} kept because the service has changed them, {counts['gone']} had ended"
+    to = "to be " if context.check else ""
+    line = f"sessions: {counts['removed']} {to}removed, {counts['service']} kept because the service has changed them, {counts['gone']} had ended"
     if not context.check and any(counts.values()):
         with _control(context) as connection:
             control.record(connection, "sessions", "removed", counts, migration=control.current(connection), plan_digest=context.plan.digest)
@@ -366,7 +367,7 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
     if write:
         _record(context, result)
     counts = result.to_dict()
-    answer = {"changed": result.changed and not compare, "counts": counts, "msg": result.line + note}
+    answer = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
     if compare:
         answer["differences"] = result.written + result.updated + result.removed
     before = result.unchanged + result.updated + result.service + result.removed

@@ -83,15 +83,15 @@ class Result:
         """Tell whether the store changed, or would."""
         return bool(self.written or self.updated or self.removed or self.indexed)
 
-    @property
-    def line(self) -> str:
-        """Return an operator's line."""
+    def line(self, *, wrote: bool) -> str:
+        """Return an operator's line; without `wrote` it tells what would be done."""
         rejected = sum(self.rejected.values())
+        to = "" if wrote else "to be "
         return (
             f"sessions: {self.live} live ({self.authenticated} of users, {self.anonymous} anonymous) = {self.carried} carried"
             f" + {self.not_migrated} of users not migrated + {self.outdated} outdated + {rejected} rejected; {self.expired} expired."
-            f" {self.written} written, {self.updated} updated, {self.unchanged} unchanged, {self.service} changed and"
-            f" {self.ended_in_service} ended by the service, {self.removed} removed; {self.seconds:.1f} s"
+            f" {self.written} {to}written, {self.updated} {to}updated, {self.unchanged} unchanged, {self.service} changed and"
+            f" {self.ended_in_service} ended by the service, {self.removed} {to}removed; {self.seconds:.1f} s"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +133,8 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Add what another process counted."""
-        for mine, theirs in ((self.counts, other.counts), (self.codes, other.codes), (self.rejected, other.rejected), (self.backends, other.backends)):
+        self.codes.update(other.codes)
+        for mine, theirs in ((self.counts, other.counts), (self.rejected, other.rejected), (self.backends, other.backends)):
             mine.update(theirs)
         for reason, named in other.examples.items():
             self.examples[reason] = (self.examples.get(reason, []) + named)[:NAMED]

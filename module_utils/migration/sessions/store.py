@@ -145,7 +145,8 @@ class Store:
                         pipe.execute_command("EVALSHA", shas[call.script], len(call.keys), *call.keys, *call.arguments)
                     for index, answer in zip(indexes, pipe.execute(raise_on_error=False), strict=True):
                         if isinstance(answer, Exception):
-                            fault = self._transient(answer)
+                            self._transient(answer)
+                            fault = answer
                         answers[index] = answer
             waiting = [index for index in waiting if isinstance(answers[index], Exception)]
             if not waiting:
@@ -223,7 +224,8 @@ class Store:
             shas[script] = self._shas[name]
         return shas
 
-    def _transient(self, answer: Exception) -> Exception:
+    def _transient(self, answer: Exception) -> None:
+        """Raise what another try cannot mend."""
         passing = (
             redis.exceptions.NoScriptError,
             redis.exceptions.MovedError,
@@ -233,7 +235,6 @@ class Store:
         )
         if not isinstance(answer, passing):
             raise answer
-        return answer
 
 
 def open_store(options: StoreOptions) -> Store:

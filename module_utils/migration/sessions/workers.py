@@ -78,8 +78,8 @@ class Workers:
             answer = channel.recv()
         except (EOFError, OSError):
             raise MigrationError("sessions: a worker process was killed; run playbooks/sessions.yml again") from None
-        if isinstance(answer, str):
-            raise MigrationError(answer)
+        if not isinstance(answer, Tally):
+            raise MigrationError(str(answer))
         return answer
 
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run the login tests with every Django that a Python on this machine can run, and print Django version by flow.
 
-Each version gets an environment of its own in .venv/logins/<version>; `--only 4.2 5.2` chooses some.
+Each version gets an environment of its own in .venv/logins/<version>; `python -m tests.logins --only 4.2 5.2` chooses some.
 """
 
 from __future__ import annotations
