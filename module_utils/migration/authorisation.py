@@ -28,7 +28,16 @@ from .quote import ident, literal
 from .scan import Rows, Sides
 
 USERS, PERMISSIONS, HELD, ROLES = "auth_service.users", "auth_service.permissions", "auth_service.user_permissions", "user_service.roles"
-DJANGO = ("auth_user", "auth_user_user_permissions", "auth_user_groups", "auth_group", "auth_group_permissions", "auth_permission", "django_content_type", "users_role")
+DJANGO = (
+    "auth_user",
+    "auth_user_user_permissions",
+    "auth_user_groups",
+    "auth_group",
+    "auth_group_permissions",
+    "auth_permission",
+    "django_content_type",
+    "users_role",
+)
 SETTLE_ATTEMPTS, SETTLE_SECONDS = 3, 2.0
 KEPT = 1000
 
@@ -67,7 +76,10 @@ _SOURCE: Mapping[str, str] = {
         ) AS given""",
 }
 _TARGET: Mapping[str, tuple[str, str]] = {
-    "credentials": (USERS, "SELECT u.id AS user_id, record_send(ROW(u.username::text, u.password_hash::text, u.is_active, u.is_verified)) AS form FROM {users} AS u"),
+    "credentials": (
+        USERS,
+        "SELECT u.id AS user_id, record_send(ROW(u.username::text, u.password_hash::text, u.is_active, u.is_verified)) AS form FROM {users} AS u",
+    ),
     "permissions": (
         HELD,
         "SELECT h.user_id, record_send(ROW(p.content_type::text, p.codename::text)) AS form"

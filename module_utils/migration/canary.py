@@ -85,7 +85,9 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
         from django.conf import settings
         from django.contrib.auth import hashers
     except ImportError:
-        return Canaries(len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries")
+        return Canaries(
+            len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries"
+        )
     if not settings.configured:
         settings.configure(PASSWORD_HASHERS=[f"django.contrib.auth.hashers.{name}" for name in HASHERS])
     users = next((target for target in context.plan.targets if target.name == USERS), None)

@@ -34,10 +34,19 @@ ROWS_A_BUCKET = 48  # fewer: more groups, which cost more than the hashes; more:
 TEXT_TYPES = ("text", "character varying", "character", "bpchar", "name", "citext")
 
 # Values of a type that a careless form would confuse; bytea's lengths pass every branch of the hash (12-byte blocks and tails).
-_TEXT = ("", " ", "a", "A", "abcdefghijkl", "abcdefghijklm", "0" * 40, "é", "e\u0301", "日本語", "👩🏽‍🎓", "\\", "'\"\n\t\r")
+# ASCII only: a monolith's database may have another encoding, whose text PostgreSQL itself converts to UTF8.
+_TEXT = ("", " ", "a", "A", "abcdefghijkl", "abcdefghijklm", "0" * 40, "\\", "'\"\n\t\r")
 _NUMBERS = ("0", "1", "-1", "1.0", "1.00", "0.000001", "-99.95", "12345678901234567890.123456789", "NaN")
-_JSON = ("null", "{}", "[]", '""', '{"a": 1, "b": [true, null, 1.10]}', '{"": "\u00e9"}', "-0.0", "1e3")
-_TIMES = ("0001-01-01 00:00:00", "1970-01-01 00:00:00", "2000-01-01 00:00:00", "2024-02-29 23:59:59.999999", "9999-12-31 23:59:59.999999", "infinity", "4713-01-01 00:00:00 BC")
+_JSON = ("null", "{}", "[]", '""', '{"a": 1, "b": [true, null, 1.10]}', '{"": "\\u0041"}', "-0.0", "1e3")
+_TIMES = (
+    "0001-01-01 00:00:00",
+    "1970-01-01 00:00:00",
+    "2000-01-01 00:00:00",
+    "2024-02-29 23:59:59.999999",
+    "9999-12-31 23:59:59.999999",
+    "infinity",
+    "4713-01-01 00:00:00 BC",
+)
 _DATES = ("0001-01-01", "1970-01-01", "2000-02-29", "9999-12-31", "infinity", "4713-01-01 BC")
 _FLOATS = ("0", "-0", "1", "0.1", "-1.5", "Infinity", "NaN", "1e-30")
 GOLDEN: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +66,7 @@ GOLDEN: Mapping[str, tuple[str, ...]] = {
     "uuid": ("00000000-0000-0000-0000-000000000000", "0188d3a1-2b3c-8d4e-8f60-ffffffffffff"),
     "json": (*_JSON, '{"a":1,"a":2}', '{ "a" : 1 }'),
     "jsonb": _JSON,
-    "bytea": tuple("\\x" + "00ff7f80" [: 2 * (n % 5)] + "a5" * n for n in (0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 15, 16, 23, 24, 25, 40)),
+    "bytea": tuple("\\x" + "00ff7f80"[: 2 * (n % 5)] + "a5" * n for n in (0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 15, 16, 23, 24, 25, 40)),
     "inet": ("0.0.0.0/0", "10.1.2.3", "::1", "2001:db8::/32"),
     "text": _TEXT,
 }
@@ -177,7 +186,10 @@ def handshake(sides: Mapping[str, driver.Connection], targets: Sequence[Target],
     MigrationError when `record` is wanted and the servers disagree, or when they do not even agree on text.
     """
     kinds = sorted({"uuid" if cell.is_id else cell.type for target in targets for part in target.parts for cell in part.cells} | {"text", "bytea"})
-    answers = {name: driver.rows(connection, _vectors(kinds))[0] for name, connection in sides.items()}
+    answers = {}
+    for name, connection in sides.items():
+        with driver.database_errors(name, "digesting golden vectors"):
+            answers[name] = driver.rows(connection, _vectors(kinds))[0]
     first = next(iter(answers.values()))
     disagree = [index for index in range(len(first)) if any(answer[index] != first[index] for answer in answers.values())]
     as_text = tuple(kind for index, kind in enumerate(kinds) if 2 * index in disagree)
@@ -188,7 +200,9 @@ def handshake(sides: Mapping[str, driver.Connection], targets: Sequence[Target],
     if wanted == RECORD and not hashes_agree:
         raise MigrationError(f"{', '.join(sides)}: the servers disagree on golden vectors of hash_record_extended; set validate_digest to auto or sha256")
     method = SHA256 if wanted == SHA256 or not hashes_agree else RECORD
-    reason = f"golden vectors of {len(kinds)} types agree on {len(sides)} servers" if hashes_agree else "the servers disagree on golden vectors of the record hash"
+    reason = (
+        f"golden vectors of {len(kinds)} types agree on {len(sides)} servers" if hashes_agree else "the servers disagree on golden vectors of the record hash"
+    )
     if as_text:
         reason += f"; as text: {', '.join(as_text)}"
     return Digest(method, as_text, reason)

@@ -431,7 +431,9 @@ def _name_columns(sides: Sides, target: Target, agreed: d.Digest, items: Sequenc
     reading = f"naming the columns that differ in {target.name}"
     ids = "{" + ",".join(str(item.finding.id) for item in items if item.finding.id) + "}"
     own = d.target_row(target, agreed)
-    statement = f"SELECT t.{ident(target.id_column)}::text, {own.column_digests()} FROM {own.source} WHERE t.{ident(target.id_column)} = ANY ({literal(ids)}::uuid[])"
+    statement = (
+        f"SELECT t.{ident(target.id_column)}::text, {own.column_digests()} FROM {own.source} WHERE t.{ident(target.id_column)} = ANY ({literal(ids)}::uuid[])"
+    )
     present = dict(sides.target(target.service, statement, reading).result()[0])
     expected: dict[tuple[str | None, str | None], list[str]] = {}
     for part in target.parts:
@@ -494,7 +496,9 @@ def _references(sides: Sides, plan: Plan, targets: Sequence[Target], rejects: Re
     return found
 
 
-def _reference_statement(schema: str, part: Part, key: str, home: Part, own_rejects: Mapping[str, Sequence[str]], other_rejects: Mapping[str, Sequence[str]]) -> str:
+def _reference_statement(
+    schema: str, part: Part, key: str, home: Part, own_rejects: Mapping[str, Sequence[str]], other_rejects: Mapping[str, Sequence[str]]
+) -> str:
     """Return the SELECT of (checked, dangling, some source keys) for one part's column."""
     inner = home.select_columns([f"src.{ident(home.key[0])} AS home_key"], schema) + _without(home, other_rejects)
     outer = part.select_columns([f"({key}) AS refers", f"{part.key_text} AS key"], schema) + _without(part, own_rejects)

@@ -10,11 +10,11 @@ import secrets
 import shutil
 import sys
 
-from . import campaign, world  # world.py makes the project's modules importable
+from ansible.module_utils.lab import postgres, process
+from ansible.module_utils.migration import verify
+from ansible.module_utils.migration.driver import Endpoint, connect
 
-from ansible.module_utils.lab import postgres, process  # noqa: E402, I001
-from ansible.module_utils.migration.driver import Endpoint, connect  # noqa: E402
-from ansible.module_utils.migration import verify  # noqa: E402
+from . import campaign, world
 
 
 def main() -> int:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ansible.module_utils.migration import verify
+from ansible.module_utils.migration.driver import Endpoint, connect
+
 from . import world as w
 from .mutator import Cursor, Damage, Table, damage, tables, unlock
-
-from ansible.module_utils.migration import verify  # noqa: E402, I001  world.py makes it importable
-from ansible.module_utils.migration.driver import Endpoint, connect  # noqa: E402
 
 BATCH = 25  # damages judged by one validation
 
@@ -119,7 +119,9 @@ def _cursor(endpoint: Endpoint) -> Iterator[Cursor]:
         connection.close()
 
 
-def run(make: Callable[[str], Endpoint], *, mutations: int, users: int = 300, seed: int = 1, digest: str = "auto", tell: Callable[[str], None] = lambda line: None) -> Score:
+def run(
+    make: Callable[[str], Endpoint], *, mutations: int, users: int = 300, seed: int = 1, digest: str = "auto", tell: Callable[[str], None] = lambda line: None
+) -> Score:
     """Run one campaign and return its score."""
     score = Score()
     campaign = Campaign(make, users=users, seed=seed, digest=digest)

@@ -82,7 +82,15 @@ def unlock(cursor: Cursor, table: Table) -> None:
 
 def damage(cursor: Cursor, table: Table, rng: random.Random, taken: set[str]) -> Damage | None:
     """Damage one row (or two) of a table, not one of `taken`; None when the chosen way does not apply to what was found."""
-    ways: list[Callable[[Cursor, Table, random.Random, set[str]], Damage | None]] = [_change] * 12 + [_remove, _add, _add_like_a_service, _duplicate, _swap, _exchange, _new_id]
+    ways: list[Callable[[Cursor, Table, random.Random, set[str]], Damage | None]] = [_change] * 12 + [
+        _remove,
+        _add,
+        _add_like_a_service,
+        _duplicate,
+        _swap,
+        _exchange,
+        _new_id,
+    ]
     return rng.choice(ways)(cursor, table, rng, taken)
 
 
@@ -173,7 +181,11 @@ def _new_time(before: str, rng: random.Random) -> tuple[str, str]:
 
 
 def _new_json(before: str, rng: random.Random) -> tuple[str, str]:
-    ways = [("an array around it", f"[{before}]"), ("a key around it", f'{{"": {before}}}'), ("a text of it", '"' + before.replace("\\", "\\\\").replace('"', '\\"') + '"')]
+    ways = [
+        ("an array around it", f"[{before}]"),
+        ("a key around it", f'{{"": {before}}}'),
+        ("a text of it", '"' + before.replace("\\", "\\\\").replace('"', '\\"') + '"'),
+    ]
     if before.startswith("{") and before != "{}":
         ways.append(("one more json key", before[:-1] + ', "zz": null}'))
     if before.startswith("[") and before != "[]":

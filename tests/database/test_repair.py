@@ -1,0 +1,116 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Repair mends what a validation found, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration import repair, verify
+from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.errors import MigrationError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.mutation import world as w
+
+QUICK = verify.Options(settle_attempts=0)
+DAMAGE = {
+    "auth_service": (
+        "UPDATE auth_service.users SET email = email || 'x' WHERE username = 'ada'",
+        "DELETE FROM auth_service.user_permissions WHERE id = (SELECT min(id::text)::uuid FROM auth_service.user_permissions)",
+        "UPDATE migration.id_map SET id = gen_random_uuid() WHERE entity = 'users' AND source_key = '1'",
+        "UPDATE migration.groups SET permissions = '[]' WHERE name = 'teachers'",
+    ),
+    "user_service": (
+        "UPDATE user_service.roles SET id = gen_random_uuid() WHERE id = (SELECT min(id::text)::uuid FROM user_service.roles)",
+        "INSERT INTO user_service.profiles (user_id, profile_type) SELECT user_id, 'x' FROM user_service.profiles LIMIT 1",
+        "UPDATE user_service.student_profiles SET student_id = student_id || '-old' WHERE student_id LIKE '%9'",
+    ),
+}
+
+
+def run(endpoint: Endpoint, *statements: str) -> None:
+    connection = connect(endpoint, application_name="tests", autocommit=True)
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    connection.close()
+
+
+@pytest.fixture
+def world(databases: Callable[..., Endpoint]) -> w.World:
+    return w.make_world(databases, users=120)
+
+
+def compare(world: w.World) -> verify.Verification:
+    return verify.compare(world.context, w.PLAN_TIME, options=QUICK)
+
+
+def damaged(world: w.World) -> verify.Verification:
+    for service, statements in DAMAGE.items():
+        run(world.targets[service], *statements)
+    return compare(world)
+
+
+def test_repair_mends_every_finding_and_the_next_validation_is_clean(world: w.World) -> None:
+    found = damaged(world)
+    assert found.differences >= 9
+    planned = repair.plan_repair(found.to_dict(), after_cutover=False)
+    assert len(planned.findings) == found.differences
+    done = repair.apply_repair(world.context, w.PLAN_TIME, planned)
+    assert done.inserted >= 2
+    assert done.updated >= 2
+    assert done.deleted >= 2
+    after = compare(world)
+    assert after.passed, [finding.line for finding in after.findings]
+    assert repair.apply_repair(world.context, w.PLAN_TIME, planned).rows == 0
+
+
+def test_the_plan_shows_keys_and_columns_but_no_values(world: w.World) -> None:
+    text = "\n".join(repair.plan_repair(damaged(world).to_dict(), after_cutover=False).lines)
+    assert "update auth_service.users key 1 id" in text
+    assert "columns email" in text
+    assert "delete user_service.profiles id" in text
+    assert "example.org" not in text
+    assert "-old" not in text
+
+
+def test_a_cap_stops_a_repair_of_too_many_rows(world: w.World) -> None:
+    planned = repair.plan_repair(damaged(world).to_dict(), after_cutover=False)
+    repair.require_cap(planned, len(planned.findings))
+    with pytest.raises(
+        MigrationError, match=rf"would change {len(planned.findings)} rows, repair_max_rows allows 3.*-e repair_max_rows={len(planned.findings)}"
+    ):
+        repair.require_cap(planned, 3)
+
+
+def test_after_the_cutover_only_missing_rows_are_written(world: w.World) -> None:
+    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True))
+    assert found.passed
+    damaged(world)
+    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True))
+    planned = repair.plan_repair(found.to_dict(), after_cutover=True)
+    assert {finding.kind for finding in planned.findings} == {"missing"}
+    assert {finding.kind for finding, _ in planned.left} == {"different", "service_row"}
+    repair.apply_repair(world.context, w.PLAN_TIME, planned)
+    left = compare(world)
+    assert {finding.kind for finding in left.findings} == {"different", "extra"}, [finding.line for finding in left.findings]
+
+
+def test_doubled_rows_become_one(world: w.World) -> None:
+    run(world.targets["auth_service"], "INSERT INTO migration.groups SELECT * FROM migration.groups WHERE name = 'teachers'")
+    found = compare(world)
+    assert [finding.kind for finding in found.findings] == ["duplicate"]
+    repair.apply_repair(world.context, w.PLAN_TIME, repair.plan_repair(found.to_dict(), after_cutover=False))
+    assert compare(world).passed
+
+
+def test_differences_that_were_not_named_are_told(world: w.World) -> None:
+    run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public")
+    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, findings_kept=5))
+    assert repair.plan_repair(found.to_dict(), after_cutover=False).unnamed == found.differences - 5
