@@ -189,7 +189,7 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         over = "nothing has been migrated" if migration is None else f"migration {migration.run_id} was rolled back; a new one can start"
         return Next("playbooks/preflight.yml", over)
     if migration.state == "finished":
-        return Next("playbooks/cleanup.yml", f"migration {migration.run_id} is finished")
+        return Next("playbooks/status.yml", f"migration {migration.run_id} is finished; there is nothing left to do")
     if migration.plan_digest != plan_digest:
         return Next(
             "playbooks/preflight.yml" if migration.state == "planned" else "playbooks/rollback.yml",
@@ -220,7 +220,7 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         return Next("playbooks/repair.yml", "the last validation found differences; look at the report, then repair and validate again")
     if "sessions" not in ours:
         return Next("playbooks/sessions.yml", "every row is proven; the live sessions are still in the monolith only")
-    return Next("playbooks/cutover.yml", "every row is proven and the sessions are carried")
+    return Next("playbooks/validate.yml", "every row is proven and the sessions are carried; prove it once more when the monolith has been stopped")
 
 
 def to_dict(status: Status) -> dict[str, Any]:
