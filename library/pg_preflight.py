@@ -31,6 +31,13 @@ options:
     description: Above this many quarantined rows, dependants included, preflight stops.
     type: int
     default: 100000
+  store:
+    description: The session store, as M(redis_sessions) takes it; left out, it is not looked at.
+    type: dict
+  reset_timeout:
+    description: Django's PASSWORD_RESET_TIMEOUT in seconds, to say how long outstanding links live.
+    type: int
+    default: 259200
 requirements:
   - psycopg2 (on the runner)
 attributes:
@@ -77,13 +84,16 @@ from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import PREFLIGHT
 from ..module_utils.migration.preflight import run as preflight
+from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions
 
 
 def run(module: AnsibleModule) -> dict[str, object]:
     """Return the module's result; MigrationError when a database cannot be reached or another plan is open."""
     context = Context.from_params(module.params, module.check_mode)
     digest = context.plan.digest
-    options = preflight.Options(bin_dir=module.params["bin_dir"], quarantine_cap=module.params["quarantine_cap"])
+    params = module.params
+    store = StoreOptions.from_params(params["store"]) if params["store"] else None
+    options = preflight.Options(params["bin_dir"], params["quarantine_cap"], store=store, reset_timeout=params["reset_timeout"])
     preflight.require_reachable(context)
     with closing(control.connect(context.control, readonly=True)) as connection:
         live = control.current(connection)
@@ -108,6 +118,8 @@ def main() -> None:
             **CONTEXT_SPEC,
             "bin_dir": {"type": "path"},
             "quarantine_cap": {"type": "int", "default": 100000},
+            "store": {"type": "dict", "options": STORE_SPEC},
+            "reset_timeout": {"type": "int", "default": 259200},
         },
         supports_check_mode=True,
     )

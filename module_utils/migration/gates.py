@@ -26,7 +26,7 @@ def require_preflight(connection: driver.Connection, plan_digest: str, override:
     else:
         return ""
     if override:
-        return f"{fault}; going on because migration_preflight_override is set"
+        return f"{fault}; going on, because the gate is overridden"
     if check:
         return f"would require a passed preflight: {fault}"
-    raise MigrationError(f"{fault}; run playbooks/preflight.yml, or go on without it with -e migration_preflight_override=true")
+    raise MigrationError(f"{fault}; run playbooks/preflight.yml, or go on without it with -e snapshot_override_gates=true (schema_, migrate_)")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import repair, verify
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
@@ -43,8 +44,8 @@ def run(endpoint: Endpoint, *statements: str) -> None:
 
 
 @pytest.fixture
-def world(databases: Callable[..., Endpoint]) -> w.World:
-    return w.make_world(databases, users=120)
+def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.World:
+    return w.cloned_world(postgres, databases)
 
 
 def compare(world: w.World) -> verify.Verification:

@@ -41,8 +41,8 @@ def ask(endpoint: Endpoint, statement: str) -> str:
 
 
 @pytest.fixture
-def world(databases: Callable[..., Endpoint]) -> w.World:
-    return w.make_world(databases, users=120)
+def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.World:
+    return w.cloned_world(postgres, databases)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_an_unknown_table_is_one_clear_line(world: w.World) -> None:
 
 
 def test_a_monolith_in_another_encoding_is_compared_by_characters(databases: Callable[..., Endpoint], postgres: PostgresServer) -> None:
-    world = w.make_world(databases, users=60)
+    world = w.cloned_world(postgres, databases)
     name = f"latin_{world.source.dbname}"
     run(postgres.endpoint(), f"CREATE DATABASE {name} TEMPLATE template0 ENCODING LATIN1 LOCALE_PROVIDER libc LOCALE 'C'")
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plan import Plan
-from .contract_checks import minting_part
+from .contract_checks import minting_part, scanned
 from .findings import INFO, Finding
 from .source_catalog import SourceCatalog
 
@@ -50,7 +50,7 @@ class Graph:
             lines.append("  end")
         groups = dict(self.nodes)
         for edge in self.edges:
-            label = f'|"{edge.label}"| ' if edge.label else ""
+            label = f'|"{edge.label}"| ' if edge.label else " "
             lines.append(f"  {_id(f'{groups[edge.start]} {edge.start}')} {arrows[edge.kind]}{label}{_id(f'{groups[edge.end]} {edge.end}')}")
         return "\n".join(lines) + "\n"
 
@@ -59,18 +59,15 @@ def build(plan: Plan, source: SourceCatalog) -> Graph:
     """Return the graph of a plan on a source."""
     nodes: dict[str, str] = {}
     edges: dict[Edge, None] = {}
-    for target in plan.targets:
-        if target.bookkeeping and target.table == "id_map":
-            continue
+    for target, part in scanned(plan):
         nodes[target.name] = target.service
-        for part in target.parts:
-            for table in part.tables:
-                nodes.setdefault(f"{source.schema}.{table}", "source")
-                edges[Edge(f"{source.schema}.{table}", target.name, "carries", part.name)] = None
-            for cell in part.cells:
-                minted = minting_part(plan, cell.entity) if cell.is_id and cell.key is not None and cell.entity else None
-                if minted is not None and minted[0].name in {item.name for item in plan.targets if item.table != "id_map"}:
-                    edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {cell.entity}")] = None
+        for table in part.tables:
+            nodes.setdefault(f"{source.schema}.{table}", "source")
+            edges[Edge(f"{source.schema}.{table}", target.name, "carries", part.name)] = None
+        for cell in part.cells:
+            minted = minting_part(plan, cell.entity) if cell.is_id and cell.key is not None and cell.entity else None
+            if minted is not None:
+                edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {cell.entity}")] = None
     for reference in left_behind(plan, source):
         nodes.setdefault(f"{source.schema}.{reference.table}", "behind")
         edges[Edge(f"{source.schema}.{reference.table}", f"{source.schema}.{reference.parent}", "stays", ", ".join(reference.columns))] = None

@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
+import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from .. import driver
 from ..context import Context
 from ..errors import MigrationError
 from ..quote import ident
+from ..sessions.store import StoreOptions, open_store
+from ..snapshot import clients
 from .findings import INFO, STOP, WARN, Finding
 
 OLDEST = 140000
-TOOLS = ("pg_dump", "pg_restore")
 LONG_TRANSACTION = 600  # seconds
 CLOCK = 5  # seconds
 LISTED = 5
@@ -183,40 +181,32 @@ def check_tls(connection: driver.Connection, endpoint: driver.Endpoint, server: 
 
 
 def check_tools(bin_dir: str | None, servers: Sequence[Server]) -> list[Finding]:
-    """Return which client tools this runner lacks, or has in a version older than a server."""
-    findings = []
+    """Return whether this runner lacks client tools that are as new as the newest server."""
     newest = max(servers, key=lambda item: item.version)
-    host = os.uname().nodename if hasattr(os, "uname") else "this runner"
-    for tool in TOOLS:
-        path = tool_path(tool, bin_dir)
-        if path is None:
-            where = f"in pg_bin_dir ({bin_dir})" if bin_dir else "on the PATH"
-            findings.append(Finding(STOP, f"runner {host}", "tools", f"{tool} is not {where}", f"install postgresql-client-{newest.version // 10000} there, or set pg_bin_dir"))
-            continue
-        major = tool_major(path)
-        if major is None:
-            findings.append(Finding(STOP, f"runner {host}", "tools", f"{path} does not run", "reinstall the PostgreSQL client package"))
-        elif major < newest.version // 10000:
-            findings.append(Finding(STOP, f"runner {host}", "tools", f"{tool} is of version {major}, {newest.name} has {newest.version // 10000}", f"install postgresql-client-{newest.version // 10000} there, or set pg_bin_dir"))
-    return findings
-
-
-def tool_path(tool: str, bin_dir: str | None) -> str | None:
-    """Return where a client tool is, or None."""
-    if bin_dir:
-        path = Path(bin_dir) / tool
-        return str(path) if os.access(path, os.X_OK) else None
-    return shutil.which(tool)
-
-
-def tool_major(path: str) -> int | None:
-    """Return a client tool's major version, or None when it does not run."""
     try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True)  # noqa: S603  # argv, a path found above
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"(\d+)(?:\.\d+)?(?:\s|$)", done.stdout)
-    return int(found.group(1)) if found else None
+        clients.choose(clients.candidates(bin_dir), newest.version // 10000, newest.name, bin_dir)
+    except MigrationError as exc:
+        message, _, step = str(exc).partition("; ")
+        return [Finding(STOP, f"runner {platform.node()}", "tools", message, step)]
+    return []
+
+
+def check_store(options: StoreOptions | None) -> list[Finding]:
+    """Return whether the session store can be reached, keeps what it is given, and has memory left."""
+    if options is None:
+        return []
+    try:
+        with closing(open_store(options)) as store:
+            rooms = store.rooms()
+    except MigrationError as exc:
+        return [Finding(WARN, "session store", "redis", str(exc), "mend it before playbooks/sessions.yml")]
+    findings = []
+    for room in rooms:
+        if room.maximum and room.policy != "noeviction":
+            findings.append(Finding(WARN, f"session store {room.address}", "redis", f"maxmemory-policy is {room.policy}: when it is full it logs users out", "set maxmemory-policy to noeviction"))
+        free = f", {(room.maximum - (room.used or 0)) >> 20} MiB free" if room.maximum else ""
+        findings.append(Finding(INFO, f"session store {room.address}", "redis", f"reachable{free}, policy {room.policy or 'unknown'}"))
+    return findings
 
 
 def volatile_functions(connection: driver.Connection, names: Iterable[str]) -> list[str]:

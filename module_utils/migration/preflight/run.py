@@ -16,8 +16,10 @@ from .. import ddl, driver
 from ..context import Context
 from ..contract import Contract
 from ..errors import MigrationError
+from ..sessions.announce import reset_links
+from ..sessions.store import StoreOptions
 from . import collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog
-from .findings import STOP, WARN, Finding, ordered, stops
+from .findings import INFO, STOP, WARN, Finding, ordered, stops
 from .readiness import require_reachable
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
@@ -35,6 +37,8 @@ class Options:
     bin_dir: str | None = None
     quarantine_cap: int = 100_000
     space_folder: str | None = "/"
+    store: StoreOptions | None = None
+    reset_timeout: int = 3 * 86400  # Django's PASSWORD_RESET_TIMEOUT, in seconds
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
         control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
         found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
+        findings += readiness.check_store(options.store)
+        if options.store is not None:
+            findings.append(Finding(INFO, "sessions", "announce", reset_links(options.reset_timeout)[0], "the text to announce is in docs/sessions.md"))
         lap("readiness")
         with driver.database_errors(context.source.place, "reading the catalog"):
             catalog = source_catalog.read(source, context.source.schema)
