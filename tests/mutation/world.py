@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import ids
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
@@ -19,6 +21,7 @@ from ansible.module_utils.migration.contract_sql import parse_contract
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.quote import ident
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAMESPACE = "a namespace of the tests, long enough"
@@ -102,6 +105,38 @@ class World:
     plan: Plan
     source: Endpoint
     targets: dict[str, Endpoint]
+
+
+_MASTERS: dict[tuple[str, int], World] = {}
+
+
+def cloned_world(server: PostgresServer, make: Callable[[str], Endpoint], *, users: int = 120) -> World:
+    """Return a world of its own, copied from one that is made once for a server; `make(name)` gives a fresh database."""
+
+    def execute(*statements: str) -> None:
+        connection = connect(server.endpoint(), application_name="tests", autocommit=True)
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.close()
+
+    def master(name: str) -> Endpoint:
+        execute(f"CREATE DATABASE {ident(f'master_{users}_{name}')} TEMPLATE template0")
+        return server.endpoint(f"master_{users}_{name}")
+
+    key = (str(server.home), users)
+    if key not in _MASTERS:
+        _MASTERS[key] = make_world(master, users=users)
+
+    def copy(original: Endpoint) -> Endpoint:
+        fresh = make(original.dbname)
+        execute(f"DROP DATABASE {ident(fresh.dbname)}", f"CREATE DATABASE {ident(fresh.dbname)} TEMPLATE {ident(original.dbname)}")
+        return fresh
+
+    world = _MASTERS[key]
+    source, control = copy(world.source), copy(world.context.control)
+    targets = {service: copy(endpoint) for service, endpoint in world.targets.items()}
+    return World(dataclasses.replace(world.context, source=source, targets=targets, control=control), world.plan, source, targets)
 
 
 def read_plan() -> Plan:
