@@ -15,7 +15,7 @@ from molecule_databases import ask, tables
 def test_the_service_is_as_before(host: Any, database: str) -> None:
     assert tables(host, database) == set()
     kept = f"SELECT count(*) FROM pg_database WHERE datname LIKE '{database}_migrated_%'"
-    assert ask(host, database, kept) == "1"
+    assert int(ask(host, database, kept)) >= 1
 
 
 def test_the_monolith_was_not_written(host: Any) -> None:
