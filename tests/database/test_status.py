@@ -1,0 +1,167 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Status and report tell the truth at every moment, from nothing to the end, and write nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration import control, driver, ids, ledger, status
+from ansible.module_utils.migration.compiler import compile_plan
+from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.mapping import read_mappings
+from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.report.collect import collect
+from ansible.module_utils.migration.report.page import page
+
+PROJECT = Path(__file__).resolve().parents[2]
+SERVICES = ("auth_service", "user_service")
+NAMESPACE = "a namespace of this test alone"
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    contracts = {name: parse_contract(name, PROJECT / "roles/schema/files" / name) for name in SERVICES}
+    return compile_plan(read_mappings(PROJECT / "mappings", SERVICES), contracts, ids.fingerprint(NAMESPACE))
+
+
+@pytest.fixture
+def context(databases: Callable[..., Endpoint], plan: Plan) -> Context:
+    source, auth, user, records = (databases(name) for name in ("source", *SERVICES, "control"))
+    return Context(plan, source, {"auth_service": auth, "user_service": user}, records, NAMESPACE)
+
+
+def write(context: Context, act: Callable[[driver.Connection], object]) -> None:
+    with contextlib.closing(control.connect(context.control)) as connection:
+        act(connection)
+
+
+def begin(context: Context, *, snapshot: bool = True) -> None:
+    """Plan and open a migration; with its snapshot, if wanted."""
+
+    def act(connection: driver.Connection) -> None:
+        migration = control.plan(connection, context.plan.digest, context.plan.fingerprint)
+        control.record(connection, "preflight", "passed", {"findings": [], "seconds": {"scan": 1.5}}, migration=migration)
+        if snapshot:
+            migration = control.begin(connection, context.plan.digest)
+            control.set_snapshot(connection, migration, "there")
+
+    write(context, act)
+
+
+def record(context: Context, kind: str, outcome: str, detail: dict[str, object]) -> None:
+    write(context, lambda connection: control.record(connection, kind, outcome, detail, migration=control.current(connection)))
+
+
+def carry(context: Context, service: str, *, done: int, planned: int, finished: bool = False) -> None:
+    """Give a service a ledger with chunks that are done and chunks that are not."""
+    with contextlib.closing(context.connect_target(service, "tests", autocommit=False)) as connection:
+        ledger.create(connection, context.plan, service, "2026-01-01 00:00:00", "run")
+        target = context.plan.of(service)[0].name
+        ledger.add_chunks(connection, [ledger.Chunk(number, target, "", None, None, False, 100, "load") for number in range(done + planned)])
+        driver.rows(
+            connection,
+            "UPDATE migration.chunks SET state = 'done', rows = 90, started_at = clock_timestamp() - interval '2 s', finished_at = clock_timestamp()"
+            " WHERE id < %s",
+            (done,),
+        )
+        if finished:
+            driver.rows(connection, "UPDATE migration.pin SET finished_at = clock_timestamp()")
+        connection.commit()
+
+
+def proven(context: Context, differences: int = 0) -> dict[str, object]:
+    target = context.plan.of("auth_service")[0].name
+    table = {"target": target, "source_rows": 90, "target_rows": 90, "differences": differences, "kinds": {"different": differences}}
+    return {"tables": [table], "findings": []}
+
+
+def finish_load(context: Context) -> None:
+    for service in SERVICES:
+        record(context, "schema", "passed", {"service": service})
+        carry(context, service, done=2, planned=0, finished=True)
+        record(context, "index", "passed", {"service": service})
+    record(context, "migrate", "passed", {"seconds": {"copy": 2.0}})
+
+
+def test_nothing_exists_yet_and_nothing_is_made(context: Context) -> None:
+    seen = status.look(context)
+    assert seen.migration is None
+    assert seen.next.command == "playbooks/preflight.yml"
+    assert collect(context)["migration"] is None
+    for endpoint in (context.control, *context.targets.values()):
+        with contextlib.closing(driver.connect(endpoint, application_name="tests")) as connection:
+            assert driver.scalar(connection, "SELECT to_regnamespace('migration')") is None
+
+
+def test_each_step_names_the_next(context: Context) -> None:
+    seen = []
+    begin(context, snapshot=False)
+    seen.append(status.look(context).next.command)
+    begin(context)
+    seen.append(status.look(context).next.command)
+    record(context, "schema", "passed", {"service": "auth_service"})
+    seen.append(status.look(context).next.command)
+    record(context, "schema", "passed", {"service": "user_service"})
+    seen.append(status.look(context).next.command)
+    assert [item.removeprefix("playbooks/") for item in seen] == ["snapshot.yml", "schema.yml", "schema.yml", "migrate.yml"]
+
+
+def test_a_transfer_under_way_shows_rows_rate_and_what_is_left(context: Context) -> None:
+    begin(context)
+    for service in SERVICES:
+        record(context, "schema", "passed", {"service": service})
+    carry(context, "auth_service", done=3, planned=1)
+    seen = status.look(context)
+    table = seen.services[0].tables[0]
+    assert (table.rows, table.expected, table.chunks_done, table.chunks) == (270, 370, 3, 4)
+    assert table.recent_rate > 0
+    assert seen.next == status.Next("playbooks/migrate.yml", "1 chunks are left; nobody is at work, run it to go on")
+
+
+def test_what_was_carried_must_be_proven_and_proven_again_after_a_repair(context: Context) -> None:
+    begin(context)
+    finish_load(context)
+    assert status.look(context).next.command == "playbooks/validate.yml"
+    record(context, "validate", "failed", proven(context, 3))
+    assert status.look(context).next.command == "playbooks/repair.yml"
+    assert collect(context)["verdict"] == {"level": "bad", "text": "The last validation found 3 differences."}
+    record(context, "repair", "passed", {"rows": 3})
+    assert status.look(context).next.command == "playbooks/validate.yml"
+    record(context, "validate", "passed", proven(context))
+    assert status.look(context).next.command == "playbooks/sessions.yml"
+    report = collect(context)
+    assert report["verdict"]["level"] == "good"
+    assert report["outcomes"][context.plan.of("auth_service")[0].name]["equal"] == 90
+    assert "</html>" in page(report)
+
+
+def test_a_database_that_is_gone_is_named_and_the_others_are_shown(context: Context) -> None:
+    begin(context)
+    gone = dataclasses.replace(context.targets["user_service"], dbname="nowhere")
+    seen = status.look(dataclasses.replace(context, targets={**context.targets, "user_service": gone}))
+    assert len(seen.faults) == 1
+    assert "nowhere" in seen.faults[0]
+    assert "host_vars" in seen.faults[0]
+
+
+def test_after_a_rollback_it_starts_again(context: Context) -> None:
+    begin(context)
+    write(context, lambda connection: control.close(connection, control.current(connection), "rolled_back"))
+    seen = status.look(context)
+    assert seen.migration is not None
+    assert seen.next.command == "playbooks/preflight.yml"
+    assert "rolled back" in seen.next.why
+
+
+def test_a_changed_mapping_is_noticed(context: Context) -> None:
+    begin(context)
+    write(context, lambda connection: driver.rows(connection, "UPDATE migration.migrations SET plan_digest = 'another'"))
+    assert "are not those of migration" in status.look(context).next.why
