@@ -33,7 +33,8 @@ def preflight_verdict(report: Mapping[str, Any]) -> str:
         return "nothing stops the migration"
     first = stops[0]
     where = f"{first['place']}: {first['target']}.{first['column']}" if first["column"] and first["target"] else first["place"]
-    return f"preflight found {len(stops)} reason(s) to stop, the first: {where}: {first['message']}. Next: {first['next_step']}. Then run playbooks/preflight.yml again"
+    found = f"preflight found {len(stops)} reason(s) to stop, the first: {where}: {first['message']}"
+    return f"{found}. Next: {first['next_step']}. Then run playbooks/preflight.yml again"
 
 
 def preflight_files(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -109,7 +109,7 @@ def unrepresentable(raw: str, source: str, encodings: tuple[str, str]) -> tuple[
 def provable(encodings: tuple[str, str]) -> bool:
     """Return whether unrepresentable() can tell for this pair of encodings (source, target)."""
     have, want = encodings
-    return have == want or "SQL_ASCII" == want or want == "UTF8" or (have == "UTF8" and want in SINGLE_BYTE)
+    return have == want or want == "SQL_ASCII" or want == "UTF8" or (have == "UTF8" and want in SINGLE_BYTE)
 
 
 def _not_in(codec: str) -> str:
@@ -137,9 +137,7 @@ def refused(value: str, column: ColumnSpec) -> tuple[Condition, ...]:
     elif column.precision is not None and base == "numeric":
         scale = column.scale or 0
         limit = f"1e{column.precision - scale}::numeric"
-        found.append(
-            Condition("range", f"(({one}) <> 'NaN' AND abs(round({one}, {scale})) >= {limit})", f"does not fit numeric({column.precision},{scale})")
-        )
+        found.append(Condition("range", f"(({one}) <> 'NaN' AND abs(round({one}, {scale})) >= {limit})", f"does not fit numeric({column.precision},{scale})"))
     elif base in STAMPS and column.precision is not None and column.precision < 6:
         found.append(Condition("range", _over_the_end(one, column.precision), f"is rounded beyond the range of {base}"))
     return tuple(_each(condition, value, column) for condition in found)

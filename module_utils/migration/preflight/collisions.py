@@ -50,12 +50,24 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
         return []
     findings = [
         Finding(
-            WARN, target.name, "present", "are in the target and no row of the source makes them", "if the service has made them they stay; validate counts them as differences before cutover",
+            WARN, target.name, "present", "are in the target and no row of the source makes them",
+            "if the service has made them they stay; validate counts them as differences before cutover",
             target.name, "", len(foreign),
         )
     ]  # fmt: skip
     if len(foreign) > MOST_FOREIGN:
-        findings.append(Finding(STOP, target.name, "collision", f"more than {MOST_FOREIGN} rows are in the target and not of this migration", "empty the table, or migrate into another database", target.name, "", len(foreign)))
+        findings.append(
+            Finding(
+                STOP,
+                target.name,
+                "collision",
+                f"more than {MOST_FOREIGN} rows are in the target and not of this migration",
+                "empty the table, or migrate into another database",
+                target.name,
+                "",
+                len(foreign),
+            )
+        )
         return findings
     spec = spec_of(context.plan, target)
     for constraint in spec.constraints if spec else ():
@@ -86,12 +98,22 @@ def _foreign(source: driver.Connection, connection: driver.Connection, target: T
 
 
 def _collisions(
-    source: driver.Connection, connection: driver.Connection, target: Target, scans: Sequence[PartScan], name: str, columns: Sequence[str], foreign: Sequence[str]
+    source: driver.Connection,
+    connection: driver.Connection,
+    target: Target,
+    scans: Sequence[PartScan],
+    name: str,
+    columns: Sequence[str],
+    foreign: Sequence[str],
 ) -> list[Finding]:
     held = _digest([f"{ident(column)}" for column in columns])
     values = [
         bytes(row[0])
-        for row in driver.rows(connection, f"SELECT DISTINCT {held} FROM {target.qualified} WHERE {ident(target.id_column)} = ANY (%s::uuid[]) AND {_present(columns, '')}", (list(foreign),))
+        for row in driver.rows(
+            connection,
+            f"SELECT DISTINCT {held} FROM {target.qualified} WHERE {ident(target.id_column)} = ANY (%s::uuid[]) AND {_present(columns, '')}",
+            (list(foreign),),
+        )
         if row[0] is not None
     ]
     if not values:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..contract import Contract, TableSpec
+from ..contract import ColumnSpec, Contract, TableSpec
 from ..plan import Cell, Part, Plan, Policy, Target
 from ..quote import ident, literal, qualified
 from . import casts
@@ -155,10 +155,7 @@ def scanned(plan: Plan) -> tuple[tuple[Target, Part], ...]:
     """Return the parts to scan: all but those of the id map that another part covers."""
     covered = {part.entity for target in plan.targets if not (target.bookkeeping and target.table == "id_map") for part in target.parts}
     return tuple(
-        (target, part)
-        for target in plan.targets
-        for part in target.parts
-        if not (target.bookkeeping and target.table == "id_map" and part.entity in covered)
+        (target, part) for target in plan.targets for part in target.parts if not (target.bookkeeping and target.table == "id_map" and part.entity in covered)
     )
 
 
@@ -167,7 +164,16 @@ def raw_expressions(target: Target, part: Part) -> tuple[str, ...]:
     return tuple(str(cell.key or f"src.{ident(part.key[0])}") if cell.is_id else raw_sql(cell, target.policies) for cell in part.cells)
 
 
-def build_scan(plan: Plan, target: Target, part: Part, schema: str, types: Sequence[str], primary_keys: Mapping[str, str], version: int, encodings: tuple[str, str] = ("UTF8", "UTF8")) -> PartScan:
+def build_scan(
+    plan: Plan,
+    target: Target,
+    part: Part,
+    schema: str,
+    types: Sequence[str],
+    primary_keys: Mapping[str, str],
+    version: int,
+    encodings: tuple[str, str] = ("UTF8", "UTF8"),
+) -> PartScan:
     """Return a part's scan; `types` are those of raw_expressions(), `primary_keys` those of the source's tables.
 
     `encodings` are the source's and the target's.
@@ -191,30 +197,7 @@ def build_scan(plan: Plan, target: Target, part: Part, schema: str, types: Seque
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
         values[cell.name] = Values(cell, raw, kind, value, unsafe)
-        safe = f"NOT coalesce({guard}, false) AND " if unsafe else ""
-
-        def add(rule: str, sql: str, message: str, level: str = STOP, *, at: str = place, name: str = cell.name) -> None:
-            checks.append(Check(at, name, rule, sql, message, level, policy_of(target, name, rule)))
-
-        for item in unsafe:
-            add(item.rule, item.sql, item.message)
-        for item in (*casts.refused(value, column), *casts.changed(raw, kind, value, column)):
-            add(item.rule, item.sql, item.message)
-        text = column.wire_type in casts.TEXTS
-        required = column.not_null or (column.domain is not None and column.domain.not_null)
-        if required:
-            add("not_null", f"{safe}{value} IS NULL", "is NULL, the column is NOT NULL")
-        if required and text and cell.name in unique:
-            add("blank", f"btrim(({value})::text) = ''", "is blank, and the column is unique")
-        for number, check in enumerate(column.domain.checks if column.domain else ()):
-            sql = f"EXISTS (SELECT FROM (SELECT ({value})::{_bare(column.domain.base)} AS value) AS one WHERE ({check}) IS FALSE)" if column.domain else ""
-            add("check", sql, f"breaks CHECK {number + 1} of the domain {column.type}")
-        if column.wire_type in casts.STAMPS or column.wire_type == "date":
-            add("range", f"NOT isfinite({value})", "is infinity, which Python's datetime cannot hold", WARN)
-        for policy in target.policies:
-            if policy.column == cell.name and policy.placeholder is not None:
-                blank = f" OR btrim(({raw})::text) = ''" if policy.rule == "blank" else ""
-                checks.append(Check(policy.place, cell.name, policy.rule, f"(({raw}) IS NULL{blank})", "gets the placeholder", INFO, policy))
+        checks += _column_checks(target, values[cell.name], column, guard, cell.name in unique, place)
     for parent in parents:
         policy = policy_of(target, parent.column, "foreign_key")
         sql = f"({parent.child} IS NOT NULL AND {parent.alias}.key IS NULL)"
@@ -223,6 +206,30 @@ def build_scan(plan: Plan, target: Target, part: Part, schema: str, types: Seque
         checks += _table_checks(target, part, spec, values)
     base = part.source(schema)
     return PartScan(target, part, base, f"{base}{_joins(parents)}", tuple(checks), parents, values, _tries(target, part, values, spec))
+
+
+def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: str, unique: bool, place: str) -> list[Check]:
+    """Return what one column demands of its values; `guard` is true where there is no value to speak of."""
+    name, raw, value = values.cell.name, values.raw, values.value
+    found = [*values.unsafe, *casts.refused(value, column), *casts.changed(raw, values.type, value, column)]
+    if column.not_null or (column.domain is not None and column.domain.not_null):
+        safe = f"NOT coalesce({guard}, false) AND " if guard else ""
+        found.append(Condition("not_null", f"{safe}{value} IS NULL", "is NULL, the column is NOT NULL"))
+        if unique and column.wire_type in casts.TEXTS:
+            found.append(Condition("blank", f"btrim(({value})::text) = ''", "is blank, and the column is unique"))
+    if column.domain is not None:
+        typed = f"({value})::{_bare(column.domain.base)}"
+        for number, check in enumerate(column.domain.checks, 1):
+            sql = f"EXISTS (SELECT FROM (SELECT {typed} AS value) AS one WHERE ({check}) IS FALSE)"
+            found.append(Condition("check", sql, f"breaks CHECK {number} of the domain {column.type}"))
+    checks = [Check(place, name, item.rule, item.sql, item.message, STOP, policy_of(target, name, item.rule)) for item in found]
+    if column.wire_type in casts.STAMPS or column.wire_type == "date":
+        checks.append(Check(place, name, "range", f"NOT isfinite({value})", "is infinity, which Python's datetime cannot hold", WARN))
+    for policy in target.policies:
+        if policy.column == name and policy.placeholder is not None:
+            blank = f" OR btrim(({raw})::text) = ''" if policy.rule == "blank" else ""
+            checks.append(Check(policy.place, name, policy.rule, f"(({raw}) IS NULL{blank})", "gets the placeholder", INFO, policy))
+    return checks
 
 
 def _tries(target: Target, part: Part, values: Mapping[str, Values], spec: TableSpec | None) -> tuple[tuple[str, str], ...]:
@@ -335,11 +342,24 @@ def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str
         minted = minting_part(plan, cell.entity)
         if minted is None:
             continue
-        result.append(_parent(len(result), minted[1].source(schema), f"src.{ident(minted[1].key[0])}", f"({cell.key})", cell.entity, cell.name, cell.place or part.label, minted[1].table or minted[1].label))
+        result.append(
+            _parent(
+                len(result),
+                minted[1].source(schema),
+                f"src.{ident(minted[1].key[0])}",
+                f"({cell.key})",
+                cell.entity,
+                cell.name,
+                cell.place or part.label,
+                minted[1].table or minted[1].label,
+            )
+        )
     for column, table in part.parents:
         key = primary_keys.get(table)
         if key is not None:
-            result.append(_parent(len(result), f"{qualified(schema, table)} AS src", f"src.{ident(key)}", f"src.{ident(column)}", None, column, part.label, table))
+            result.append(
+                _parent(len(result), f"{qualified(schema, table)} AS src", f"src.{ident(key)}", f"src.{ident(column)}", None, column, part.label, table)
+            )
     return tuple(result)
 
 

@@ -54,7 +54,13 @@ def volatile_names(plan: Plan) -> dict[str, str]:
 def check_volatile(names: dict[str, str], volatile: Iterable[str]) -> list[Finding]:
     """Return a finding for each called function that the source calls volatile."""
     return [
-        Finding(STOP, names[name], "volatile", f"{name}() is volatile on the source: it gives another value at every run", "use 'value: plan_time', a source column or a stable expression")
+        Finding(
+            STOP,
+            names[name],
+            "volatile",
+            f"{name}() is volatile on the source: it gives another value at every run",
+            "use 'value: plan_time', a source column or a stable expression",
+        )
         for name in volatile
         if name in names
     ]
@@ -65,21 +71,44 @@ def _unknown(part: Part, source: SourceCatalog) -> list[Finding]:
     for name in part.tables:
         table = source.tables.get(name)
         if table is None:
-            findings.append(Finding(STOP, part.label, "coverage", f"the source has no table {source.schema}.{name}{_meant(name, source.tables)}", "correct the mapping, or source_schema in the inventory"))
+            findings.append(
+                Finding(
+                    STOP,
+                    part.label,
+                    "coverage",
+                    f"the source has no table {source.schema}.{name}{_meant(name, source.tables)}",
+                    "correct the mapping, or source_schema in the inventory",
+                )
+            )
         elif not table.readable:
-            findings.append(Finding(STOP, part.label, "privilege", f"{source.schema}.{name} cannot be read", f'GRANT SELECT ON {source.schema}.{name} TO the reading role'))
+            findings.append(
+                Finding(STOP, part.label, "privilege", f"{source.schema}.{name} cannot be read", f"GRANT SELECT ON {source.schema}.{name} TO the reading role")
+            )
     for read in part.reads:
         tables = [source.tables[name] for name in read.tables if name in source.tables]
         if tables and len(tables) == len(read.tables) and not any(read.column in table.columns for table in tables) and not _derived(part, read.column):
             known = [column for table in tables for column in table.columns]
             where = " or ".join(f"{source.schema}.{name}" for name in read.tables)
-            findings.append(Finding(STOP, part.label, "coverage", f"{where} has no column {read.column}{_meant(read.column, known)}", "correct the mapping", column=read.column))
+            findings.append(
+                Finding(
+                    STOP, part.label, "coverage", f"{where} has no column {read.column}{_meant(read.column, known)}", "correct the mapping", column=read.column
+                )
+            )
     for name, _reason in part.dropped:
         tables = _dropped_tables(part, name)
         column = name.rpartition(".")[2]
         known = [item for table in tables if table in source.tables for item in source.tables[table].columns]
         if known and column not in known:
-            findings.append(Finding(STOP, part.label, "coverage", f"'dropped' names {name}, which the source does not have{_meant(column, known)}", "correct or remove the line", column=column))
+            findings.append(
+                Finding(
+                    STOP,
+                    part.label,
+                    "coverage",
+                    f"'dropped' names {name}, which the source does not have{_meant(column, known)}",
+                    "correct or remove the line",
+                    column=column,
+                )
+            )
     return findings
 
 

@@ -106,7 +106,9 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
     return [
         Finding(
             INFO, f"{source.schema}.{item.table}", "dependency", f"stays behind and refers to {item.parent}, about {item.rows:,} rows",
-            f"its service will need the id map {item.entity!r} (migration.id_map)" if item.entity else f"{item.parent} has no id map; mint one in mappings/_ids if its service needs it",
+            f"its service will need the id map {item.entity!r} (migration.id_map)"
+            if item.entity
+            else f"{item.parent} has no id map; mint one in mappings/_ids if its service needs it",
             column=", ".join(item.columns),
         )
         for item in left_behind(plan, source)

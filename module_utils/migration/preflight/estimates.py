@@ -121,7 +121,15 @@ def check_space(estimates: Estimates, folder: str | None) -> list[Finding]:
     if folder:
         free = shutil.disk_usage(folder).free
         if free < estimates.space["snapshot folder"] * 1.2:
-            findings.append(Finding(WARN, "this runner", "disk", f"{_size(free)} are free under {folder}, the snapshot needs about {_size(estimates.space['snapshot folder'])}", "free some, or choose another folder"))
+            findings.append(
+                Finding(
+                    WARN,
+                    "this runner",
+                    "disk",
+                    f"{_size(free)} are free under {folder}, the snapshot needs about {_size(estimates.space['snapshot folder'])}",
+                    "free some, or choose another folder",
+                )
+            )
     return findings
 
 

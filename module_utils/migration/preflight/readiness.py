@@ -67,7 +67,22 @@ def describe(connection: driver.Connection, name: str) -> Server:
         middle = (before + time.time()) / 2
     found["log_timezone"] = str(default_zone)
     encoding, collation, ctype, user, session_user, superuser, standby, size, clock, tls = row
-    return Server(name, connection.server_version, found.get("server_version", ""), found, encoding, collation, ctype, user, session_user, superuser, standby, int(size), clock - middle, tls)
+    return Server(
+        name,
+        connection.server_version,
+        found.get("server_version", ""),
+        found,
+        encoding,
+        collation,
+        ctype,
+        user,
+        session_user,
+        superuser,
+        standby,
+        int(size),
+        clock - middle,
+        tls,
+    )
 
 
 def check_servers(source: Server, targets: Mapping[str, Server], others: Iterable[Server] = ()) -> list[Finding]:
@@ -77,10 +92,16 @@ def check_servers(source: Server, targets: Mapping[str, Server], others: Iterabl
         if server.version < OLDEST:
             findings.append(Finding(STOP, server.name, "version", f"PostgreSQL {server.version_text} is older than 14", "upgrade the server"))
         if abs(server.clock_ahead) > CLOCK:
-            findings.append(Finding(WARN, server.name, "clock", f"its clock differs by {server.clock_ahead:+.0f} s from this runner's", "synchronise the clocks (NTP)"))
+            findings.append(
+                Finding(WARN, server.name, "clock", f"its clock differs by {server.clock_ahead:+.0f} s from this runner's", "synchronise the clocks (NTP)")
+            )
     for server in targets.values():
         findings += _against_source(source, server)
-    findings.append(Finding(INFO, source.name, "version", f"PostgreSQL {source.version_text}, {source.encoding}, {source.collation}" + (", a standby" if source.standby else "")))
+    findings.append(
+        Finding(
+            INFO, source.name, "version", f"PostgreSQL {source.version_text}, {source.encoding}, {source.collation}" + (", a standby" if source.standby else "")
+        )
+    )
     findings += _capture(source)
     return findings
 
@@ -89,12 +110,36 @@ def _against_source(source: Server, server: Server) -> list[Finding]:
     findings = []
     place = server.name
     if server.version // 10000 < source.version // 10000:
-        findings.append(Finding(WARN, place, "version", f"PostgreSQL {server.version_text} is older than the source's {source.version_text}", "prefer the same major release or a newer one"))
+        findings.append(
+            Finding(
+                WARN,
+                place,
+                "version",
+                f"PostgreSQL {server.version_text} is older than the source's {source.version_text}",
+                "prefer the same major release or a newer one",
+            )
+        )
     if server.encoding != source.encoding:
         level = STOP if server.encoding == "SQL_ASCII" else WARN
-        findings.append(Finding(level, place, "encoding", f"the database has encoding {server.encoding}, the source {source.encoding}", "make the database with ENCODING 'UTF8'; texts are checked character by character"))
+        findings.append(
+            Finding(
+                level,
+                place,
+                "encoding",
+                f"the database has encoding {server.encoding}, the source {source.encoding}",
+                "make the database with ENCODING 'UTF8'; texts are checked character by character",
+            )
+        )
     if server.collation != source.collation:
-        findings.append(Finding(WARN, place, "collation", f"sorts as {server.collation}, the source as {source.collation}", "ORDER BY on text will give another order; equality is the same"))
+        findings.append(
+            Finding(
+                WARN,
+                place,
+                "collation",
+                f"sorts as {server.collation}, the source as {source.collation}",
+                "ORDER BY on text will give another order; equality is the same",
+            )
+        )
     if server.standby:
         findings.append(Finding(STOP, place, "standby", "is a standby, nothing can be written to it", f"point login_host in host_vars/{place} at the primary"))
     findings.append(Finding(INFO, place, "version", f"PostgreSQL {server.version_text}, {server.encoding}, {server.collation}"))
@@ -105,9 +150,25 @@ def _capture(source: Server) -> list[Finding]:
     """Return what change capture (a move without downtime) would need of the source."""
     findings = []
     if source.settings.get("wal_level") != "logical":
-        findings.append(Finding(WARN, source.name, "wal_level", f"wal_level is {source.settings.get('wal_level')}", "for a move without downtime set wal_level = logical and restart; else plan a write stop"))
+        findings.append(
+            Finding(
+                WARN,
+                source.name,
+                "wal_level",
+                f"wal_level is {source.settings.get('wal_level')}",
+                "for a move without downtime set wal_level = logical and restart; else plan a write stop",
+            )
+        )
     if source.settings.get("max_slot_wal_keep_size") == "-1":
-        findings.append(Finding(WARN, source.name, "wal", "max_slot_wal_keep_size is unlimited: a forgotten slot could fill the disk", "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (or what the disk allows)"))
+        findings.append(
+            Finding(
+                WARN,
+                source.name,
+                "wal",
+                "max_slot_wal_keep_size is unlimited: a forgotten slot could fill the disk",
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (or what the disk allows)",
+            )
+        )
     return findings
 
 
@@ -121,10 +182,25 @@ def check_source(connection: driver.Connection, name: str, schema: str, reader: 
     if unreadable:
         listed = ", ".join(unreadable[:LISTED]) + (f" and {len(unreadable) - LISTED} more" if len(unreadable) > LISTED else "")
         findings.append(
-            Finding(STOP, name, "privilege", f"{reader} cannot read {listed}, so the snapshot (pg_dump) would fail", f"GRANT pg_read_all_data TO {ident(reader)}; or GRANT SELECT on each (docs/privileges.md)", count=len(unreadable))
+            Finding(
+                STOP,
+                name,
+                "privilege",
+                f"{reader} cannot read {listed}, so the snapshot (pg_dump) would fail",
+                f"GRANT pg_read_all_data TO {ident(reader)}; or GRANT SELECT on each (docs/privileges.md)",
+                count=len(unreadable),
+            )
         )
     if slots >= slots_max or senders >= senders_max:
-        findings.append(Finding(WARN, name, "slots", f"{slots} of {slots_max} replication slots and {senders} of {senders_max} senders are in use", "raise max_replication_slots and max_wal_senders for a move without downtime"))
+        findings.append(
+            Finding(
+                WARN,
+                name,
+                "slots",
+                f"{slots} of {slots_max} replication slots and {senders} of {senders_max} senders are in use",
+                "raise max_replication_slots and max_wal_senders for a move without downtime",
+            )
+        )
     return findings
 
 
@@ -133,15 +209,37 @@ def activity(connection: driver.Connection, name: str) -> list[Finding]:
     findings = []
     prepared, oldest, exclusive, wrap, slots = driver.rows(connection, _ACTIVITY, {"long": LONG_TRANSACTION})[0]
     if prepared:
-        findings.append(Finding(WARN, name, "transactions", f"{prepared} prepared transactions hold their locks and snapshots", "COMMIT PREPARED or ROLLBACK PREPARED them (pg_prepared_xacts)"))
+        findings.append(
+            Finding(
+                WARN,
+                name,
+                "transactions",
+                f"{prepared} prepared transactions hold their locks and snapshots",
+                "COMMIT PREPARED or ROLLBACK PREPARED them (pg_prepared_xacts)",
+            )
+        )
     if oldest:
-        findings.append(Finding(WARN, name, "transactions", f"a transaction is {oldest:.0f} s old; creating a slot or an index would wait for it", "let it end, or end it (pg_stat_activity)"))
+        findings.append(
+            Finding(
+                WARN,
+                name,
+                "transactions",
+                f"a transaction is {oldest:.0f} s old; creating a slot or an index would wait for it",
+                "let it end, or end it (pg_stat_activity)",
+            )
+        )
     if exclusive:
-        findings.append(Finding(WARN, name, "locks", f"{exclusive} sessions hold or wait for an exclusive lock on a table", "wait for the schema change to end (pg_locks)"))
+        findings.append(
+            Finding(WARN, name, "locks", f"{exclusive} sessions hold or wait for an exclusive lock on a table", "wait for the schema change to end (pg_locks)")
+        )
     if wrap:
-        findings.append(Finding(WARN, name, "autovacuum", f"{wrap} autovacuum workers prevent wraparound and will not yield to a lock", "let them end before the night"))
+        findings.append(
+            Finding(WARN, name, "autovacuum", f"{wrap} autovacuum workers prevent wraparound and will not yield to a lock", "let them end before the night")
+        )
     if slots:
-        findings.append(Finding(WARN, name, "slots", f"{slots} replication slots have lost WAL or are about to", "drop what nobody reads (pg_replication_slots)"))
+        findings.append(
+            Finding(WARN, name, "slots", f"{slots} replication slots have lost WAL or are about to", "drop what nobody reads (pg_replication_slots)")
+        )
     return findings
 
 
@@ -153,7 +251,12 @@ def check_target(connection: driver.Connection, name: str, service: str) -> list
     needs = (
         (create, STOP, f"{user} cannot create schemas in {database}", f"GRANT CREATE ON DATABASE {ident(database)} TO {ident(user)}"),
         (schema_ok, STOP, f"{user} cannot create tables in schema {service}", f"GRANT USAGE, CREATE ON SCHEMA {ident(service)} TO {ident(user)}"),
-        (owner, WARN, f"{user} does not own {database}: rollback could not rename it, search_path could not be set", f"ALTER DATABASE {ident(database)} OWNER TO {ident(user)}"),
+        (
+            owner,
+            WARN,
+            f"{user} does not own {database}: rollback could not rename it, search_path could not be set",
+            f"ALTER DATABASE {ident(database)} OWNER TO {ident(user)}",
+        ),
         (createdb, WARN, f"{session} may not create databases: the proof of the snapshot and rollback need it", f"ALTER ROLE {ident(session)} CREATEDB"),
         (signal, WARN, f"{session} may not end other sessions: rollback would have to wait for them", f"GRANT pg_signal_backend TO {ident(session)}"),
         (monitor, INFO, f"{session} does not see other sessions' activity", f"GRANT pg_monitor TO {ident(session)}"),
@@ -166,9 +269,25 @@ def check_control(connection: driver.Connection, name: str) -> list[Finding]:
     with driver.database_errors(name, "reading privileges"):
         database, user, create, there, writable = driver.rows(connection, _CONTROL)[0]
     if there and not writable:
-        return [Finding(STOP, name, "privilege", f"{user} cannot write the migration's records", f"GRANT USAGE ON SCHEMA migration, and INSERT, UPDATE, SELECT on its tables, to {ident(user)}")]
+        return [
+            Finding(
+                STOP,
+                name,
+                "privilege",
+                f"{user} cannot write the migration's records",
+                f"GRANT USAGE ON SCHEMA migration, and INSERT, UPDATE, SELECT on its tables, to {ident(user)}",
+            )
+        ]
     if not there and not create:
-        return [Finding(STOP, name, "privilege", f"{user} cannot create the schema of the migration's records", f"GRANT CREATE ON DATABASE {ident(database)} TO {ident(user)}")]
+        return [
+            Finding(
+                STOP,
+                name,
+                "privilege",
+                f"{user} cannot create the schema of the migration's records",
+                f"GRANT CREATE ON DATABASE {ident(database)} TO {ident(user)}",
+            )
+        ]
     return []
 
 
@@ -177,7 +296,15 @@ def check_tls(connection: driver.Connection, endpoint: driver.Endpoint, server: 
     local = not endpoint.host or endpoint.host.startswith("/") or endpoint.host in ("localhost", "127.0.0.1", "::1")
     if server.tls or local:
         return []
-    return [Finding(WARN, endpoint.name, "tls", f"the connection to {endpoint.host} is not encrypted (ssl_mode {endpoint.sslmode})", f"set ssl_mode: verify-full and ca_cert in host_vars/{endpoint.name}")]
+    return [
+        Finding(
+            WARN,
+            endpoint.name,
+            "tls",
+            f"the connection to {endpoint.host} is not encrypted (ssl_mode {endpoint.sslmode})",
+            f"set ssl_mode: verify-full and ca_cert in host_vars/{endpoint.name}",
+        )
+    ]
 
 
 def check_tools(bin_dir: str | None, servers: Sequence[Server]) -> list[Finding]:
@@ -203,7 +330,15 @@ def check_store(options: StoreOptions | None) -> list[Finding]:
     findings = []
     for room in rooms:
         if room.maximum and room.policy != "noeviction":
-            findings.append(Finding(WARN, f"session store {room.address}", "redis", f"maxmemory-policy is {room.policy}: when it is full it logs users out", "set maxmemory-policy to noeviction"))
+            findings.append(
+                Finding(
+                    WARN,
+                    f"session store {room.address}",
+                    "redis",
+                    f"maxmemory-policy is {room.policy}: when it is full it logs users out",
+                    "set maxmemory-policy to noeviction",
+                )
+            )
         free = f", {(room.maximum - (room.used or 0)) >> 20} MiB free" if room.maximum else ""
         findings.append(Finding(INFO, f"session store {room.address}", "redis", f"reachable{free}, policy {room.policy or 'unknown'}"))
     return findings
@@ -213,11 +348,15 @@ def volatile_functions(connection: driver.Connection, names: Iterable[str]) -> l
     """Return those of the names that are only volatile functions here."""
     return [
         row[0]
-        for row in driver.rows(connection, "SELECT proname::text FROM pg_proc WHERE proname = ANY (%s::name[]) GROUP BY 1 HAVING bool_and(provolatile = 'v')", (list(names),))
+        for row in driver.rows(
+            connection, "SELECT proname::text FROM pg_proc WHERE proname = ANY (%s::name[]) GROUP BY 1 HAVING bool_and(provolatile = 'v')", (list(names),)
+        )
     ]
 
 
-def check(context: Context, source: driver.Connection, targets: Mapping[str, driver.Connection], control: driver.Connection, bin_dir: str | None) -> tuple[list[Finding], Server, dict[str, Server]]:
+def check(
+    context: Context, source: driver.Connection, targets: Mapping[str, driver.Connection], control: driver.Connection, bin_dir: str | None
+) -> tuple[list[Finding], Server, dict[str, Server]]:
     """Return every finding about servers, roles and this runner, and what the servers are."""
     described = describe(source, context.source.name)
     servers = {name: describe(connection, name) for name, connection in targets.items()}

@@ -99,7 +99,9 @@ class _Search:
                 self._duplicates(unique, scans)
         return (*(reject for rows in self.found.values() for reject in rows.values()), *self._id_map_rows())
 
-    def _add(self, scan: PartScan, key: str | None, row_id: bytes | memoryview | None, rule: str, column: str, reason: str, caused_by: str | None = None) -> None:
+    def _add(
+        self, scan: PartScan, key: str | None, row_id: bytes | memoryview | None, rule: str, column: str, reason: str, caused_by: str | None = None
+    ) -> None:
         rows = self.found[scan.target.name, scan.part.name]
         if key is None or key in rows:
             return
@@ -107,9 +109,7 @@ class _Search:
         rows[key] = Reject(scan.target.name, scan.part.name, key, text, rule, column, reason, caused_by)
         self.total += 1
         if self.total > self.cap:
-            raise MigrationError(
-                f"more than {self.cap} rows would be quarantined, dependants included; correct the source, or raise preflight_quarantine_cap"
-            )
+            raise MigrationError(f"more than {self.cap} rows would be quarantined, dependants included; correct the source, or raise preflight_quarantine_cap")
 
     def _own_faults(self, scan: PartScan) -> None:
         checks = [check for check in scan.checks if check.rejects]
@@ -180,5 +180,16 @@ class _Search:
                 for scan in self.scans:
                     if scan.part.entity == part.entity and scan.target is not target:
                         for row in self.found[scan.target.name, scan.part.name].values():
-                            result.append(Reject(target.name, part.name, row.source_key, row.id, "dependant", "id", f"the row itself is quarantined in {row.target}", f"{part.entity} {row.source_key}"))
+                            result.append(
+                                Reject(
+                                    target.name,
+                                    part.name,
+                                    row.source_key,
+                                    row.id,
+                                    "dependant",
+                                    "id",
+                                    f"the row itself is quarantined in {row.target}",
+                                    f"{part.entity} {row.source_key}",
+                                )
+                            )
         return result

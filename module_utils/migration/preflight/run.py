@@ -131,7 +131,16 @@ def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Findin
     counts = Counter((item.target, item.part, item.rule, item.column_name) for item in kept)
     listed = [{"target": key[0], "part": key[1], "rule": key[2], "column": key[3], "rows": number} for key, number in counts.items()]
     findings = [
-        Finding(WARN, item["target"], "quarantine", f"stay behind ({item['rule']})", "docs/preflight.md says how a corrected row is brought in", item["target"], item["column"], item["rows"])
+        Finding(
+            WARN,
+            item["target"],
+            "quarantine",
+            f"stay behind ({item['rule']})",
+            "docs/preflight.md says how a corrected row is brought in",
+            item["target"],
+            item["column"],
+            item["rows"],
+        )
         for item in listed
         if not item["target"].endswith(".id_map")
     ]

@@ -61,7 +61,11 @@ def run(connection: driver.Connection, plan: Plan, source: SourceCatalog, encodi
     scans, findings = prepare(connection, plan, source, encodings)
     for service, pair in (encodings or {}).items():
         if not casts.provable(pair):
-            findings.append(Finding(WARN, service, "encoding", f"preflight cannot prove that {pair[1]} holds every text of {pair[0]}", "make the database with ENCODING 'UTF8'"))
+            findings.append(
+                Finding(
+                    WARN, service, "encoding", f"preflight cannot prove that {pair[1]} holds every text of {pair[0]}", "make the database with ENCODING 'UTF8'"
+                )
+            )
     rows: dict[tuple[str, str], int] = {}
     for scan in scans:
         count, found = _scan(connection, scan)
@@ -98,10 +102,27 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, schema:
                     driver.rows(connection, f"SELECT {expression} FROM {part.source(schema)} LIMIT 0")
             except MigrationError as exc:
                 findings.append(
-                    Finding(STOP, cell.place or part.label, "type", f"{str(exc).partition(f'{cell.name}: ')[2]}", f"correct the mapping of {target.name}.{cell.name}", target.name, cell.name)
+                    Finding(
+                        STOP,
+                        cell.place or part.label,
+                        "type",
+                        f"{str(exc).partition(f'{cell.name}: ')[2]}",
+                        f"correct the mapping of {target.name}.{cell.name}",
+                        target.name,
+                        cell.name,
+                    )
                 )
                 break
-    return findings or [Finding(STOP, part.label, "type", "the source does not understand the mapping's SQL together with its parents", "check 'map' and 'parents': both sides of a reference need the same kind of type", target.name)]
+    return findings or [
+        Finding(
+            STOP,
+            part.label,
+            "type",
+            "the source does not understand the mapping's SQL together with its parents",
+            "check 'map' and 'parents': both sides of a reference need the same kind of type",
+            target.name,
+        )
+    ]
 
 
 def _scan(connection: driver.Connection, scan: PartScan) -> tuple[int, list[Finding]]:
@@ -141,7 +162,13 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
         except MigrationError as exc:
             said = str(exc).partition(f"{check.column}: ")[2]
             findings[check.column] = Finding(
-                STOP, check.place, check.rule, f"{check.message}: the source cannot tell ({said})", "simplify the constraint or the mapping", scan.target.name, check.column
+                STOP,
+                check.place,
+                check.rule,
+                f"{check.message}: the source cannot tell ({said})",
+                "simplify the constraint or the mapping",
+                scan.target.name,
+                check.column,
             )
     try:
         with driver.database_errors(scan.part.label, "counting its rows"):
@@ -226,7 +253,17 @@ def _unique(connection: driver.Connection, unique: Unique) -> list[Finding]:
                 else f"correct the rows in the source, or choose in the mapping: policies: {{{unique.columns[0]}: {{unique: quarantine}}}}"
             )
             findings.append(
-                Finding(WARN if rejects else STOP, unique.place, "unique", f"has values that more than one row holds ({unique.name} is unique)", next_step, unique.target.name, label, int(duplicates), tuple(str(row[0]) for row in named))
+                Finding(
+                    WARN if rejects else STOP,
+                    unique.place,
+                    "unique",
+                    f"has values that more than one row holds ({unique.name} is unique)",
+                    next_step,
+                    unique.target.name,
+                    label,
+                    int(duplicates),
+                    tuple(str(row[0]) for row in named),
+                )
             )
         if variants:
             named = driver.rows(
@@ -236,6 +273,16 @@ def _unique(connection: driver.Connection, unique: Unique) -> list[Finding]:
                 f" WHERE differ ORDER BY length(source_key), source_key LIMIT {FIRST}",
             )
             findings.append(
-                Finding(WARN, unique.place, "case", "differ in upper and lower case only", "make sure that the service compares as the monolith did", unique.target.name, unique.columns[0], int(variants), tuple(str(row[0]) for row in named))
+                Finding(
+                    WARN,
+                    unique.place,
+                    "case",
+                    "differ in upper and lower case only",
+                    "make sure that the service compares as the monolith did",
+                    unique.target.name,
+                    unique.columns[0],
+                    int(variants),
+                    tuple(str(row[0]) for row in named),
+                )
             )
     return findings
