@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -350,3 +352,54 @@ def test_a_failing_worker_is_told_and_the_next_run_completes(world: World, users
     with contextlib.closing(source), crew() as (_, ledger), pytest.raises(MigrationError, match=told):
         carry(source, "public", KnownUsers(), ledger, Rules(SECRET, batch=500), write=True, crew=crew)
     assert world.carry().carried == 9000
+
+
+class Slow(KnownUsers):
+    """The target takes its time."""
+
+    def find(self, numbers: Any, *, passwords: bool) -> Mapping[int, User]:
+        time.sleep(0.05)
+        return super().find(numbers, passwords=passwords)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.3])
+def test_a_killed_run_leaves_no_worker_and_no_session_without_its_entry(world: World, delay: float) -> None:
+    data = signing.encode(logged_in(1), SECRET)
+    world.execute("INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 8000) n", data)
+
+    @contextlib.contextmanager
+    def crew() -> Iterator[tuple[KnownUsers, Ledger]]:
+        with contextlib.closing(open_store(world.options)) as store:
+            yield Slow(), Ledger(store, DJANGO)
+
+    def run() -> None:
+        source = driver.connect(world.source, application_name="tests", readonly=True)
+        with crew() as (users, ledger):
+            carry(source, "public", users, ledger, Rules(SECRET, batch=100), write=True, crew=crew)
+
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    while not world.redis.exists("migration:sessions:layout"):
+        time.sleep(0.005)
+    time.sleep(delay)
+    workers = [int(pid) for pid in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()]
+    os.kill(child.pid or 0, signal.SIGKILL)
+    child.join()
+    deadline = time.monotonic() + 5
+    while any(running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.02)
+    seen = world.carry(write=False)
+    assert seen.written > 0  # the kill came in the middle
+    assert seen.written + seen.unchanged == 8000
+    assert world.carry().written == seen.written
+    assert world.remove() == {"removed": 8000, "service": 0, "gone": 0}
+    assert world.redis.dbsize() == 0
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -17,7 +17,7 @@ from .store import Call, Store
 
 PREFIX = "migration:sessions"
 _PER_CALL = 100  # sessions for each run of a script: other clients of the store wait that long
-_PER_LOOK = 256  # hashes of the record read at once
+_PER_LOOK = 64  # hashes of the record read at once
 
 
 class Item(NamedTuple):
