@@ -1,0 +1,150 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What snapshots and rollbacks decide without a server: clients, words, names, statements, retention."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.snapshot import clients, database, retention
+from ansible.module_utils.migration.snapshot.clients import Clients
+from ansible.module_utils.migration.snapshot.database import Grant, Properties, Setting
+from ansible.module_utils.migration.snapshot.native import Unaccounted
+from ansible.module_utils.migration.snapshot.retention import Keeping, Stored
+from ansible.module_utils.migration.snapshot.rollback import refuse_strangers
+from ansible.module_utils.migration.snapshot.table_digest import Content, SequenceState, TableDigest, differences
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+PLAIN = Properties("own er", "UTF8", "c", "C", "C", None, None, "pg_default", -1, None, None, ())
+
+
+def installed(folder: Path, version: str) -> Path:
+    folder.mkdir(parents=True)
+    for name in clients.PROGRAMS:
+        (folder / name).write_text(f'#!/bin/sh\necho "{name} (PostgreSQL) {version} (Debian)"\n')
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_the_oldest_client_that_is_not_older_than_the_server_is_chosen(tmp_path: Path) -> None:
+    for version in ("18.1", "15.4", "16.2"):
+        installed(tmp_path / "pg" / version / "bin", version)
+    found = clients.candidates(None, "", (f"{tmp_path}/pg/*/bin",))
+    assert [item.major for item in found] == [15, 16, 18]
+    assert clients.choose(found, 16, "here").version == "16.2"
+    assert clients.choose(found, 17, "here").version == "18.1"
+
+
+def test_a_chosen_folder_is_the_only_one(tmp_path: Path) -> None:
+    installed(tmp_path / "a", "18.1")
+    (only,) = clients.candidates(str(tmp_path / "a"), str(installed(tmp_path / "b", "17.1")), ())
+    assert only.version == "18.1"
+
+
+def test_debians_wrapper_is_not_a_version(tmp_path: Path) -> None:
+    real = installed(tmp_path / "common", "15.4") / "pg_wrapper"
+    real.write_text('#!/bin/sh\necho "pg_dump (PostgreSQL) 15.4"\n')
+    real.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for name in clients.PROGRAMS:
+        (tmp_path / "bin" / name).symlink_to(real)
+    assert clients.candidates(None, str(tmp_path / "bin"), ()) == []
+
+
+def test_missing_and_old_clients_are_two_sentences() -> None:
+    with pytest.raises(MigrationError, match=r"no pg_dump, pg_restore and pg_dumpall on this runner; install postgresql-client-18"):
+        clients.choose([], 18, "monolith")
+    with pytest.raises(MigrationError, match=r"server is PostgreSQL 18 .*\(/x/pg_dump is 15.4\); install postgresql-client-18"):
+        clients.choose([Clients(Path("/x"), 15, "15.4")], 18, "monolith")
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("pg_restore: error: COPY failed: ERROR:  duplicate key value\nDETAIL:  Key (email)=(ann@x.org)\n", "COPY failed: ERROR: duplicate key value"),
+        (
+            'pg_restore: error: ERROR:  invalid input syntax for type integer: "ann@x.org"\nCONTEXT: COPY users, line 1: "ann@x.org"',
+            "ERROR: invalid input syntax for type integer: (value not shown)",
+        ),
+        ("pg_dump: error: could not write: No space left on device", "the disk is full; free some space there and run this again"),
+        ("", "it ended with status 3"),
+    ],
+)
+def test_an_error_of_a_client_says_no_value(stderr: str, said: str) -> None:
+    assert clients.said(stderr, 3) == said
+
+
+def test_a_killed_client_is_said_so() -> None:
+    assert clients.said("", -9) == "it was ended by signal SIGKILL"
+
+
+def test_a_database_is_made_like_another() -> None:
+    assert database.create_sql("n", PLAIN, 180000) == (
+        "CREATE DATABASE \"n\" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' LOCALE_PROVIDER libc OWNER \"own er\""
+    )
+    icu = dataclasses.replace(PLAIN, provider="i", locale="de-DE", tablespace="fast")
+    assert "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' OWNER \"own er\" TABLESPACE \"fast\"" in database.create_sql("n", icu, 170000)
+    assert "OWNER" not in database.create_sql("n", icu, 170000, foreign=True)
+    assert "LOCALE_PROVIDER" not in database.create_sql("n", PLAIN, 140000)
+
+
+def test_settings_and_grants_are_given_again() -> None:
+    like = dataclasses.replace(
+        PLAIN,
+        settings=(Setting("", "search_path", '"$user", "a, b", public'), Setting("r", "app.x", "it's")),
+        grants=(Grant("", "CONNECT", False), Grant("r", "CREATE", True)),
+    )
+    assert database.dress_sql("n", like) == [
+        "ALTER DATABASE \"n\" SET \"search_path\" TO '$user', 'a, b', 'public'",
+        'ALTER ROLE "r" IN DATABASE "n" SET "app"."x" TO \'it\'\'s\'',
+        'REVOKE ALL ON DATABASE "n" FROM PUBLIC, "own er"',
+        'GRANT CONNECT ON DATABASE "n" TO PUBLIC',
+        'GRANT CREATE ON DATABASE "n" TO "r" WITH GRANT OPTION',
+    ]
+
+
+def test_a_derived_name_fits_and_is_the_same_each_time() -> None:
+    name = database.derived("d" * 63, "migrated", "20260101T000000Z-ab12")
+    assert len(name) == 63
+    assert name.endswith("_migrated_20260101t000000z_ab12")
+    assert len(database.derived("é" * 31, "migrated", "20260101T000000Z-ab12").encode()) <= 63
+
+
+def stored(days_ago: list[int]) -> list[Stored]:
+    return [Stored(Path(f"/{days}"), str(days), NOW - timedelta(days=days)) for days in days_ago]
+
+
+@pytest.mark.parametrize(
+    ("keeping", "needed", "gone"),
+    [
+        (Keeping(), set(), []),
+        (Keeping(count=2), set(), ["9", "40"]),
+        (Keeping(days=7), set(), ["9", "40"]),
+        (Keeping(count=1, days=10), set(), ["40"]),
+        (Keeping(count=3, days=1), set(), ["40"]),
+        (Keeping(count=1), {"40"}, ["5", "9"]),
+        (Keeping(days=1), set(), ["5", "9", "40"]),
+    ],
+)
+def test_retention_keeps_what_either_rule_keeps_the_newest_and_the_needed(keeping: Keeping, needed: set[str], gone: list[str]) -> None:
+    assert [item.run_id for item in retention.expired(stored([2, 5, 9, 40]), keeping, needed, NOW)] == gone
+
+
+def test_a_copy_with_swapped_values_a_lost_table_or_a_lagging_sequence_differs() -> None:
+    wanted = Content((TableDigest("a", "t", 2, "1,1"), TableDigest("a", "u", 0, "0,0")), (SequenceState("a", "s", 5, 1),), 0, "")
+    assert differences(wanted, wanted) == []
+    ahead = dataclasses.replace(wanted, sequences=(SequenceState("a", "s", 9, 1),))
+    assert differences(wanted, ahead) == []
+    found = Content((TableDigest("a", "t", 2, "1,2"), TableDigest("a", "x", 1, "0,0")), (SequenceState("a", "s", 4, 1),), 0, "")
+    assert [line.split(" ")[0] for line in differences(wanted, found)] == ["a.t", "a.u", "a.x", "sequence"]
+
+
+def test_rows_of_others_need_their_own_number() -> None:
+    refuse_strangers([Unaccounted("s.t", 3, 0)], 3)
+    with pytest.raises(MigrationError, match=r"3 rows that are neither.*\(3 in s\.t\).*rollback_discard_rows=3"):
+        refuse_strangers([Unaccounted("s.t", 3, 0)], 2)
