@@ -54,9 +54,27 @@ def _copy(endpoint: dict[str, Any], suffix: str) -> dict[str, Any]:
     return {**endpoint, "login_db": f"{endpoint['login_db']}{suffix}"}
 
 
+def migration_faults(hostvars: Mapping[str, Any], hosts: Sequence[str], name: str) -> list[str]:
+    """Return, for each host whose registered result `name` is a failure or missing, a line that says why."""
+    faults = []
+    for host in hosts:
+        result = hostvars[host].get(name)
+        if result is None:
+            faults.append(f"{host}: was lost before it began")
+        elif result.get("unreachable"):
+            faults.append(f"{host}: cannot be reached: {result.get('msg', 'no reason given')}")
+        elif result.get("failed"):
+            faults.append(f"{host}: {result.get('msg', 'failed without a message')}")
+    return faults
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"migration_connections": migration_connections, "migration_endpoint": migration_endpoint}
+        return {
+            "migration_connections": migration_connections,
+            "migration_endpoint": migration_endpoint,
+            "migration_faults": migration_faults,
+        }

@@ -121,6 +121,10 @@ tables:
   type: list
   elements: dict
   returned: success
+finished:
+  description: Whether the ledger has no chunk left; true in a dry run and after an export.
+  type: bool
+  returned: success
 carried:
   description: Chunks that this runner carried.
   type: int
@@ -206,7 +210,7 @@ def _export_only(context: Context, params: dict[str, Any], plan_time: str, optio
     for entry in manifest.entries:
         rows[entry.target] = rows.get(entry.target, 0) + entry.rows.rows
     tables = [{"target": target, "rows": count} for target, count in sorted(rows.items())]
-    return {"changed": changed, "run_id": "", "tables": tables, "carried": len(manifest.entries) if changed else 0, "seconds": {}}
+    return {"changed": changed, "run_id": "", "finished": True, "tables": tables, "carried": len(manifest.entries) if changed else 0, "seconds": {}}
 
 
 def _options(params: dict[str, Any]) -> Options:
@@ -246,6 +250,7 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
     return {
         "changed": outcome.changed or bool(exported),
         "run_id": run_id,
+        "finished": all(table.chunks_done == table.chunks for table in outcome.tables),
         "tables": [asdict(table) for table in outcome.tables],
         "carried": outcome.carried,
         "rows": outcome.rows,
@@ -264,6 +269,7 @@ def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, An
     result: dict[str, Any] = {
         "changed": foreseen.changed,
         "run_id": live.run_id if live else "",
+        "finished": True,
         "tables": [asdict(table) for table in foreseen.tables],
         "carried": 0,
         "seconds": {},

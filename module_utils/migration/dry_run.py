@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from . import driver, ledger
 from .chunks import units
 from .context import Context
 from .driver import database_errors
-from .transfer import Options, planned_chunks
+from .transfer import Options, planned_chunks, quarantined
 from .worker import without
 
 APPLICATION_NAME = "edulink-migration dry run"
@@ -64,7 +65,10 @@ def _service(context: Context, service: str, options: Options, plan_time: str) -
         }
         absent = any((target.schema, target.table) not in present for target in context.plan.of(service))
         chunks = planned_chunks(context, None if absent else connection, service, plan_time, options)
-        return _counted(context, service, connection, chunks, present, plan_time)
+        refused: dict[tuple[str, str], list[str]] = {}
+        for reject in quarantined(context, service, plan_time):
+            refused.setdefault((str(reject["target"]), str(reject["part"])), []).append(str(reject["source_key"]))
+        return _counted(context, service, connection, chunks, present, plan_time, refused)
     finally:
         connection.close()
 
@@ -76,6 +80,7 @@ def _counted(
     chunks: list[ledger.Chunk],
     present: set[tuple[str, str]],
     plan_time: str,
+    refused: Mapping[tuple[str, str], Sequence[str]],
 ) -> list[TablePreview]:
     rows: dict[str, int] = {}
     now: dict[str, int] = {}
@@ -83,10 +88,9 @@ def _counted(
     try:
         for unit in units(context.plan, service):
             name = unit.target.name
-            refused = ledger.rejected(connection, name, unit.part.name) if ("migration", "rejects") in present else ()
             with database_errors(context.source.place, f"counting {unit.part.label}"):
                 select = unit.part.select_columns(["count(*)"], context.source.schema, lambda column: "true")
-                rows[name] = rows.get(name, 0) + int(driver.scalar(source, without(unit.part, select, refused)))
+                rows[name] = rows.get(name, 0) + int(driver.scalar(source, without(unit.part, select, refused.get((name, unit.part.name), ()))))
             if name not in now and (unit.target.schema, unit.target.table) in present:
                 now[name] = int(driver.scalar(connection, f"SELECT count(*) FROM {unit.target.qualified}"))
     finally:

@@ -22,7 +22,7 @@ def export(context: Context, folder: Path) -> dict[str, str]:
         if not any(target.bookkeeping and target.table == "id_map" for target in context.plan.of(service)):
             continue
         path = folder / f"id_map.{service}.csv"
-        partial = path.with_suffix(".partial")
+        partial = path.with_suffix(f".{os.getpid()}.partial")
         connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
         try:
             folder.mkdir(parents=True, exist_ok=True)

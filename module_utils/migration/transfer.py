@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import build, driver, ledger
@@ -29,6 +29,7 @@ from .contract import Contract
 from .driver import database_errors
 from .errors import MigrationError
 from .plan import Target
+from .preflight import rejects
 from .progress import Progress
 from .quote import ident
 from .snapshots import Snapshots
@@ -122,7 +123,7 @@ class Stopwatch:
 
 
 def prepare(context: Context, plan_time: str, run_id: str, options: Options) -> None:
-    """Make and pin every target's ledger and cut the chunks, where that is not done yet."""
+    """Make and pin every target's ledger, put quarantined rows aside and cut the chunks, where that is not done yet."""
     with ThreadPoolExecutor(max_workers=len(context.plan.services)) as pool:
         for done in [pool.submit(_prepare_service, context, service, plan_time, run_id, options) for service in context.plan.services]:
             done.result()
@@ -146,9 +147,16 @@ def _prepare_service(context: Context, service: str, plan_time: str, run_id: str
             ledger.create(connection, context.plan, service, plan_time, run_id)
             if ledger.has_chunks(connection):
                 return  # another runner planned them while this one waited for the lock
+            ledger.add_rejects(connection, quarantined(context, service, plan_time))
             ledger.add_chunks(connection, numbered(planned_chunks(context, connection, service, plan_time, options)))
     finally:
         connection.close()
+
+
+def quarantined(context: Context, service: str, plan_time: str) -> list[dict[str, object]]:
+    """Return the rows of one service that the plan's policies keep out, dependants included."""
+    names = {target.name for target in context.plan.of(service)}
+    return [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time) if reject.target in names]
 
 
 def planned_chunks(

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import ddl, driver, files, ids, ledger, reconcile, transfer
+from ansible.module_utils.migration import ddl, driver, files, ids, ledger, reconcile, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.plan import Policy
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.throttle import Limits
 
@@ -279,3 +280,23 @@ def test_the_way_by_files_gives_the_same_and_refuses_a_damaged_missing_or_foreig
     assert files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
     assert content(world) == wanted
     assert not files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
+
+
+def test_quarantined_rows_and_their_dependants_stay_behind_and_are_on_record(world: Context) -> None:
+    source = connect(world.source, application_name="tests", autocommit=True)
+    driver.rows(source, "ALTER TABLE auth_user ALTER COLUMN email DROP NOT NULL")
+    keys = [str(row[0]) for row in driver.rows(source, "UPDATE auth_user SET email = NULL WHERE id % 50 = 0 RETURNING id")]
+    dependants = driver.scalar(source, "SELECT count(*) FROM users_profile WHERE user_id = ANY (%s::int[])", (keys,))
+    source.close()
+    policy = Policy("email", "not_null", "quarantine", None, "test")
+    targets = tuple(dataclasses.replace(t, policies=(policy,)) if t.name == "auth_service.users" else t for t in world.plan.targets)
+    quarantining = dataclasses.replace(world, plan=dataclasses.replace(world.plan, targets=targets))
+    before = expected(world)
+    run(quarantining)
+    counts = {name: int(text.split()[0]) for name, text in content(world).items()}
+    assert counts["auth_service.users"] == before["auth_service.users"] - len(keys)
+    assert counts["auth_service.migration.id_map"] == before["auth_service.migration.id_map"] - len(keys)
+    connection = connect(world.targets["user_service"], application_name="tests", autocommit=True)
+    assert driver.scalar(connection, "SELECT count(*) FROM migration.rejects WHERE target = 'user_service.profiles' AND part = 'profile'") == dependants
+    connection.close()
+    assert verify.compare(quarantining, PLAN_TIME).differences == 0
