@@ -263,7 +263,7 @@ def build_uniques(plan: Plan, target: Target, scans: Sequence[PartScan], proven:
         return tuple(result)
     for constraint in spec.constraints:
         if constraint.kind == "unique":
-            elements = [(ident(column), column) for column in constraint.columns]
+            elements: list[tuple[str, str | None]] = [(ident(column), column) for column in constraint.columns]
             result += _unique(target, spec, scans, constraint.name, elements, None, not constraint.nulls_not_distinct, proven)
     for index in spec.indexes:
         if index.unique:

@@ -95,20 +95,11 @@ def _unknown(part: Part, source: SourceCatalog) -> list[Finding]:
                 )
             )
     for name, _reason in part.dropped:
-        tables = _dropped_tables(part, name)
         column = name.rpartition(".")[2]
-        known = [item for table in tables if table in source.tables for item in source.tables[table].columns]
+        known = [item for table in _dropped_tables(part, name) if table in source.tables for item in source.tables[table].columns]
         if known and column not in known:
-            findings.append(
-                Finding(
-                    STOP,
-                    part.label,
-                    "coverage",
-                    f"'dropped' names {name}, which the source does not have{_meant(column, known)}",
-                    "correct or remove the line",
-                    column=column,
-                )
-            )
+            message = f"'dropped' names {name}, which the source does not have{_meant(column, known)}"
+            findings.append(Finding(STOP, part.label, "coverage", message, "correct or remove the line", column=column))
     return findings
 
 

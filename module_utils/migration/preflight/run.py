@@ -129,21 +129,13 @@ def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Findin
     except MigrationError as exc:
         return [Finding(STOP, "policies", "quarantine", str(exc), "correct the source, or choose other policies")], []
     counts = Counter((item.target, item.part, item.rule, item.column_name) for item in kept)
-    listed = [{"target": key[0], "part": key[1], "rule": key[2], "column": key[3], "rows": number} for key, number in counts.items()]
+    step = "docs/preflight.md says how a corrected row is brought in"
     findings = [
-        Finding(
-            WARN,
-            item["target"],
-            "quarantine",
-            f"stay behind ({item['rule']})",
-            "docs/preflight.md says how a corrected row is brought in",
-            item["target"],
-            item["column"],
-            item["rows"],
-        )
-        for item in listed
-        if not item["target"].endswith(".id_map")
+        Finding(WARN, target, "quarantine", f"stay behind ({rule})", step, target, column, number)
+        for (target, _part, rule, column), number in counts.items()
+        if not target.endswith(".id_map")
     ]
+    listed = [{"target": key[0], "part": key[1], "rule": key[2], "column": key[3], "rows": number} for key, number in counts.items()]
     return findings, listed
 
 
