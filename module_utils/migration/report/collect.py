@@ -94,7 +94,7 @@ def verdict(migration: Migration | None, newest: Mapping[str, Record]) -> dict[s
     if validate.outcome == "passed":
         return {"level": "good", "text": "Every column of every row is proven equal on both sides."}
     total = sum(item.get("differences") or 0 for item in validate.detail.get("tables", []) if isinstance(item, Mapping))
-    return {"level": "bad", "text": f"The last validation found {total:,} differences." if total else "The last validation failed."}
+    return {"level": "bad", "text": f"The last validation found {total:,} difference{'s' * (total != 1)}." if total else "The last validation failed."}
 
 
 def _copies(connection: driver.Connection) -> dict[str, list[tuple[float, float, int]]]:
