@@ -159,7 +159,7 @@ class ActionModule(ActionBase):
                     raise
                 lost += 1
                 if watcher and lost == 2:
-                    watcher.say_lost(str(exc).splitlines()[0][:200])
+                    watcher.say_lost(str(exc).splitlines()[0].rsplit("ssh: ", 1)[-1][:200])
                 with contextlib.suppress(Exception):  # a connection that cannot be reset is opened anew by the next poll
                     self._connection.reset()
 
