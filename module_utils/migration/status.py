@@ -153,7 +153,7 @@ def read_service(connection: driver.Connection, service: str) -> ServiceState:
         " sum(CASE WHEN state = 'done' THEN rows ELSE estimate END)::bigint,"
         " coalesce(extract(epoch FROM min(started_at)), 0)::float8, coalesce(extract(epoch FROM max(finished_at)), 0)::float8,"
         " coalesce(sum(rows) FILTER (WHERE finished_at > clock_timestamp() - make_interval(secs => %(recent)s)), 0)::float8"
-        " / least(%(recent)s, greatest(1, extract(epoch FROM clock_timestamp() - min(started_at))))::float8"
+        " / coalesce(least(%(recent)s, greatest(1, extract(epoch FROM clock_timestamp() - min(started_at)))), 1)::float8"
         " FROM migration.chunks GROUP BY target ORDER BY min(id)",
         {"recent": RECENT},
     )
@@ -167,7 +167,7 @@ def read_service(connection: driver.Connection, service: str) -> ServiceState:
         service,
         run_id=pin[0][0] if pin else "",
         finished=finished,
-        tables=tuple(TableState(*row[:-1], row[-1] or 0.0) for row in tables),
+        tables=tuple(TableState(*row) for row in tables),
         rejects=driver.scalar(connection, "SELECT count(*) FROM migration.rejects"),
         snapshot_age=None if finished else epochs[0],
         unsettled=0 if finished else epochs[1],
@@ -275,9 +275,9 @@ def tables(services: Sequence[ServiceState], validated: Mapping[str, Any]) -> li
                 "rate": round(table.rate),
                 "recent_rate": round(table.recent_rate),
             }
-    for name, item in judged.items():
+    for name, verdict in judged.items():
         line = lines.setdefault(name, {"target": name})
-        line |= {key: item.get(key) for key in ("source_rows", "target_rows", "differences")}
+        line |= {key: verdict.get(key) for key in ("source_rows", "target_rows", "differences")}
     return list(lines.values())
 
 
