@@ -14,34 +14,10 @@ description:
   - The steps of C(playbooks/rehearse.yml) that are not phases. Copies of the services and a control database of their own, with
     O(suffix) in their names, are made, broken after the migration, compared after the rollback, judged and dropped.
   - The duration and the result are recorded in the real control database.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
-    suboptions:
-      source:
-        description: The monolith's database.
-        type: dict
-        required: true
-      targets:
-        description: The services' databases.
-        type: list
-        elements: dict
-        required: true
-      control:
-        description: The database of the migration's records.
-        type: dict
-        required: true
-      namespace:
-        description: The environment's secret namespace of the UUIDs.
-        type: str
-        required: true
   stage:
     description: V(begin) makes the copies, V(damage) breaks them, V(check) compares them after the rollback, V(finish) judges, records and drops.
     type: str

@@ -16,34 +16,10 @@ description:
   - With O(scope=data) exactly the rows that the migration wrote are deleted, by the ids it computes and its id map.
   - Ledger and id map are written as CSV beside the snapshot before. The monolith is only read.
   - Can be interrupted anywhere and run again. O(stage=close) ends the migration when every service is back.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
-    suboptions:
-      source:
-        description: The monolith's database.
-        type: dict
-        required: true
-      targets:
-        description: The services' databases.
-        type: list
-        elements: dict
-        required: true
-      control:
-        description: The database of the migration's records.
-        type: dict
-        required: true
-      namespace:
-        description: The environment's secret namespace of the UUIDs.
-        type: str
-        required: true
   stage:
     description: V(services) rolls the services back, V(close) ends the migration afterwards.
     type: str

@@ -16,34 +16,10 @@ description:
     a checksum of each file. The folder gets its name only when everything is in it.
   - An open migration has one snapshot. Running this again compares its files with the manifest and changes nothing.
   - With O(proof) every dump is restored into a scratch database, compared with the manifest in rows, content and definitions, and dropped.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
-    suboptions:
-      source:
-        description: The monolith's database.
-        type: dict
-        required: true
-      targets:
-        description: The services' databases.
-        type: list
-        elements: dict
-        required: true
-      control:
-        description: The database of the migration's records.
-        type: dict
-        required: true
-      namespace:
-        description: The environment's secret namespace of the UUIDs.
-        type: str
-        required: true
   snapshot_dir:
     description: The folder of all snapshots, on the runner. A snapshot holds personal data; its folders have mode 0700.
     type: path
@@ -103,6 +79,50 @@ options:
   proof_server:
     description: A server of its own for the proof, as a connection. Without it targets are proven beside themselves, the source on a target's server.
     type: dict
+    suboptions:
+      name:
+        description: The inventory host that stands for the database.
+        type: str
+        required: true
+      login_host:
+        description: Host, or folder of the Unix socket.
+        type: str
+        default: ""
+      login_port:
+        description: Port.
+        type: int
+        default: 5432
+      login_db:
+        description: Database.
+        type: str
+        required: true
+      login_user:
+        description: Role to log in as.
+        type: str
+        required: true
+      login_password:
+        description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
+        type: str
+      ssl_mode:
+        description: How TLS is used and what is verified.
+        type: str
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+        default: prefer
+      ca_cert:
+        description: File with the certificate authority's certificate.
+        type: path
+      ssl_cert:
+        description: File with the client's certificate.
+        type: path
+      ssl_key:
+        description: File with the client's key.
+        type: path
+      session_role:
+        description: Role to take on after login, usually the database's owner.
+        type: str
+      schema:
+        description: Schema of the monolith's tables; only the source has one.
+        type: str
   override_gates:
     description: Go on without a passed preflight of this plan.
     type: bool

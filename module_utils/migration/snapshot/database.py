@@ -91,7 +91,10 @@ def read(connection: driver.Connection, dbname: str) -> Properties:
         " FROM pg_database d WHERE datname = %s",
         (dbname,),
     )[0]
-    return Properties(*row[:10], grants=None if row[10] else _grants(connection, dbname), settings=_settings(connection, dbname))
+    owner, encoding, kind, collate, ctype, its_locale, icu_rules, tablespace, limit, comment, no_grants = row
+    grants = None if no_grants else _grants(connection, dbname)
+    settings = _settings(connection, dbname)
+    return Properties(owner, encoding, kind, collate, ctype, its_locale, icu_rules, tablespace, limit, comment, grants, settings)
 
 
 def _grants(connection: driver.Connection, dbname: str) -> tuple[Grant, ...]:
