@@ -147,7 +147,10 @@ def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str =
         return Equivalence(0, 0, (), applicable=False)
     with Sides(context, plan_time, tuple(targets.values()), None, workers, 0) as sides:
         listed = ", ".join(literal(name) for name in DJANGO)
-        there = f"SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = {literal(sides.schema)} AND c.relname IN ({listed})"
+        there = (
+            "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            f" WHERE n.nspname = {literal(sides.schema)} AND c.relname IN ({listed})"
+        )
         if sides.source(there, "looking for Django's tables").result()[0][0][0] < len(DJANGO):
             return Equivalence(0, 0, (), applicable=False)
         agreed = d.handshake(sides.leaders(), tuple(targets.values()), digest)

@@ -29,7 +29,7 @@ HASHERS = (
 # Hashes by their algorithm: the text before the first '$'. Django writes '!' and forty letters for an unusable password.
 _FORMATS = """
 SELECT CASE WHEN password_hash = '' THEN 'empty' WHEN password_hash LIKE '!%%' THEN 'unusable'
-            WHEN split_part(password_hash, '$', 1) ~ '^[a-z0-9_]{{1,20}}$' AND strpos(password_hash, '$') > 0 THEN split_part(password_hash, '$', 1) ELSE 'unknown' END, count(*)
+            WHEN password_hash ~ '^[a-z0-9_]{{1,20}}[$]' THEN split_part(password_hash, '$', 1) ELSE 'unknown' END, count(*)
 FROM {users} GROUP BY 1 ORDER BY 1
 """
 

@@ -30,7 +30,7 @@ RECORD, SHA256, AUTO = "record", "sha256", "auto"
 SEEDS = (8231976, 7041776)
 ID_OFFSET = 12  # in record_send()'s form: columns (4), type (4), length (4), then the first column, which is the id
 MOST_BITS = 16
-ROWS_A_BUCKET = 48  # fewer: more groups, which cost more than the hashes; more: more rows to open for each difference
+ROWS_A_BUCKET = 128  # at most, half of it at least; fewer: more groups, which cost more than the hashes; more: more rows to open for each difference
 TEXT_TYPES = ("text", "character varying", "character", "bpchar", "name", "citext")
 
 # Values of a type that a careless form would confuse; bytea's lengths pass every branch of the hash (12-byte blocks and tails).

@@ -17,12 +17,13 @@ from . import driver
 from .context import Context
 from .errors import MigrationError
 from .plan import Target
-from .quote import literal
+from .quote import ident, literal
 
 APPLICATION_NAME = "edulink-migration validate"
 SETTINGS: Mapping[str, str] = {"work_mem": "64MB", "jit": "off"}
 
 Rows = list[tuple[Any, ...]]
+ForeignKeys = frozenset[tuple[str, str, str, str]]  # table, column, referenced table, its column
 POSITION = (
     "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,"
     " txid_current_snapshot()::text, now()::text, current_setting('server_version')"
@@ -124,6 +125,20 @@ class Sides:
         if not own:
             raise MigrationError(f"{target.name}: the table {target.qualified} does not exist; run playbooks/schema.yml and playbooks/migrate.yml first")
         return max(float(own[0][0]), float(theirs) / 4)  # a part's table is an upper bound only: few users are staff
+
+    def foreign_keys(self) -> ForeignKeys:
+        """Return the source's validated and enforced foreign keys of one column."""
+        statement = (
+            "SELECT one.relname, a.attname, other.relname, b.attname FROM pg_constraint AS c"
+            " JOIN pg_class AS one ON one.oid = c.conrelid JOIN pg_class AS other ON other.oid = c.confrelid"
+            " JOIN pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]"
+            " JOIN pg_attribute AS b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[1]"
+            " WHERE c.contype = 'f' AND c.convalidated AND cardinality(c.conkey) = 1"
+            f" AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.connamespace = {literal(ident(self.schema))}::regnamespace"
+            # A trigger that was disabled has not checked what was written since.
+            " AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgconstraint = c.oid AND t.tgenabled IN ('D', 'R'))"
+        )
+        return frozenset(tuple(row) for row in self.source(statement, "reading the source's foreign keys").result()[0])
 
     def written_to(self) -> bool:
         """Tell whether anybody has written to one of the servers since the snapshots were taken."""

@@ -129,5 +129,5 @@ def test_sha256_is_used_when_it_is_asked_for(connection: Connection) -> None:
 def test_buckets_hold_some_dozens_of_rows() -> None:
     assert d.bits_for(0) == 0
     for rows_ in (1_000, 200_000, 1_000_000):
-        assert 16 <= rows_ / 2 ** d.bits_for(rows_) <= 64
+        assert 60 <= rows_ / 2 ** d.bits_for(rows_) <= 128
     assert d.bits_for(10**9) == d.MOST_BITS

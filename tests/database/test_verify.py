@@ -282,3 +282,17 @@ def test_clean_random_data_raises_nothing(databases: Callable[..., Endpoint]) ->
         assert rows(connection, "SELECT count(*) FROM auth_service.users")[0][0] == 91
         connection.close()
         assert verify.compare(made.context, w.PLAN_TIME, options=QUICK).passed
+
+
+def test_the_sources_own_foreign_keys_prove_references(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+    run(world.source, "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED")
+
+    def by() -> str:
+        return next(reference.by for reference in compare().references if (reference.target, reference.column) == ("user_service.roles", "granted_by"))
+
+    assert by() == "foreign key"
+    run(world.source, "ALTER TABLE users_role DISABLE TRIGGER ALL")
+    assert by() == "join"
+    run(world.source, "ALTER TABLE users_role ENABLE TRIGGER ALL", "ALTER TABLE users_role DROP CONSTRAINT fk")
+    run(world.source, "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user NOT VALID")
+    assert by() == "join"
