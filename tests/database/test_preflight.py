@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration import build, ddl, transfer, verify
 from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.plan import Policy
-from ansible.module_utils.migration.preflight import rejects
+from ansible.module_utils.migration.preflight import rejects, release
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.findings import Finding
+from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.throttle import Limits
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, make_world, read_plan
@@ -178,3 +183,30 @@ def test_rows_of_the_migration_in_a_target_are_ours_and_others_may_collide(datab
     report = preflight.run(world.context, options, None)
     assert found(report, "present", "").count == 1
     assert found(report, "collision", "email").count == 1
+
+
+def test_quarantine_is_carried_to_a_validated_end_and_a_corrected_row_comes_in_later(context: Context) -> None:
+    execute(context.source, *(text for name, text in DIRTY.items() if name not in ("students", "keys")))
+    context = quarantining(context)
+    for name, data in context.plan.contracts:
+        with closing(ddl.connect(context.targets[name], Contract.from_dict(data))) as connection:
+            ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(data)))
+    free = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
+    transfer.run(context, PLAN_TIME, "run", transfer.Options(runner="runner1", limits=free), Progress(None), lambda _context, _time: 0)
+    for name, data in context.plan.contracts:
+        build.build(context.targets[name], Contract.from_dict(data))
+    outcome = verify.compare(context, PLAN_TIME)
+    assert outcome.differences == 0
+    assert sum(table.rejected for table in outcome.tables.values()) == len(rejects.compute(context, plan_time=PLAN_TIME))
+    before = len(rejects.compute(context, plan_time=PLAN_TIME))
+
+    assert release.plan_release(context, PLAN_TIME).rows == ()
+    execute(context.source, "UPDATE auth_user SET email = 'no longer blank' WHERE id = 9001", "UPDATE auth_permission SET name = 'short' WHERE id = 9001")
+    planned = release.plan_release(context, PLAN_TIME)
+    assert planned.by_table["auth_service.users"] == planned.by_table["auth_service.permissions"] == 1
+    assert verify.compare(context, PLAN_TIME).differences == 0  # planning wrote nothing
+    release.apply_release(context, PLAN_TIME, planned)
+    outcome = verify.compare(context, PLAN_TIME)
+    assert outcome.differences == 0
+    assert sum(table.rejected for table in outcome.tables.values()) == before - len(planned.rows)
+    assert release.plan_release(context, PLAN_TIME).rows == ()

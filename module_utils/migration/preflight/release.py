@@ -1,0 +1,96 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring in quarantined rows that fit now: computed again from the source, written as repair writes, then let out of the rejects.
+
+Killed anywhere it does the same again: rows are written before they leave migration.rejects, and writing twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from .. import driver, ledger
+from ..context import Context
+from ..equalize import Equalized
+from ..reconcile import settle
+from ..verify import MISSING, Finding
+from . import rejects
+
+APPLICATION_NAME = "edulink-migration release"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row that migration.rejects of a service names."""
+
+    service: str
+    target: str
+    part: str
+    source_key: str
+    id: str | None
+
+
+@dataclass(frozen=True)
+class Release:
+    """What fits now, and how many rows stay."""
+
+    rows: tuple[Quarantined, ...]
+    staying: int
+
+    @property
+    def by_table(self) -> dict[str, int]:
+        """Return how many rows come in, by target."""
+        return dict(Counter(row.target for row in self.rows))
+
+
+def plan_release(context: Context, plan_time: str, cap: int = rejects.CAP) -> Release:
+    """Return the recorded rejects that the plan's policies no longer keep out."""
+    recorded = [row for service in context.plan.services for row in _recorded(context, service)]
+    if not recorded:
+        return Release((), 0)
+    still = {(item.target, item.part, item.source_key) for item in rejects.compute(context, plan_time=plan_time, cap=cap)}
+    fit = tuple(row for row in recorded if (row.target, row.part, row.source_key) not in still)
+    return Release(fit, len(recorded) - len(fit))
+
+
+def apply_release(context: Context, plan_time: str, release: Release) -> Equalized:
+    """Write the rows and take them out of the rejects; return what was written."""
+    with closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)) as holder:
+        with driver.database_errors(context.source.place, "taking a consistent point"):
+            driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
+        done = settle(context, plan_time, snapshot, _findings(release.rows))
+    for service in context.plan.services:
+        gone = [row for row in release.rows if row.service == service]
+        if gone:
+            _let_out(context, service, gone)
+    return done
+
+
+def _recorded(context: Context, service: str) -> list[Quarantined]:
+    reading = driver.database_errors(context.targets[service].place, "reading migration.rejects")
+    with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection, reading:
+        if not ledger.exists(connection):
+            return []
+        found = driver.rows(connection, "SELECT target, part, source_key, id::text FROM migration.rejects ORDER BY 1, 2, 3")
+    return [Quarantined(service, *row) for row in found]
+
+
+def _findings(rows: Sequence[Quarantined]) -> list[Finding]:
+    return [Finding(row.target, row.part, MISSING, row.source_key, row.id) for row in rows]
+
+
+def _let_out(context: Context, service: str, rows: Sequence[Quarantined]) -> None:
+    arrays = tuple([getattr(row, name) for row in rows] for name in ("target", "part", "source_key"))
+    writing = driver.database_errors(context.targets[service].place, "taking rows out of migration.rejects")
+    with closing(context.connect_target(service, APPLICATION_NAME, autocommit=True)) as connection, writing:
+        driver.rows(
+            connection,
+            "DELETE FROM migration.rejects r USING unnest(%s::text[], %s::text[], %s::text[]) AS gone (target, part, source_key)"
+            " WHERE r.target = gone.target AND r.part = gone.part AND r.source_key = gone.source_key",
+            arrays,
+        )
