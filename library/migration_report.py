@@ -15,16 +15,10 @@ description:
     C(report.json) and C(report.html) below O(folder) on the controller, in the migration's own folder.
   - The page needs no network and no scripts, and prints well. It holds keys, names of columns and counts, never values of rows.
   - A report tells what is and never counts as a change. Without a migration nothing is written.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan, as M(migration_plan) returns it.
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases and the namespace, as the filter P(migration_connections#filter) returns them.
-    type: dict
-    required: true
   folder:
     description: The environment's artifacts folder on the controller; the action plugin takes it.
     type: path

@@ -13,16 +13,9 @@ short_description: Tell where the migration stands
 description:
   - Reads the migration's records in the control database and the ledgers in the target databases, while a transfer runs
     and at any other time, also when nothing exists yet. Writes nothing.
-author: The Edulink migration project
-options:
-  plan:
-    description: The plan, as M(migration_plan) returns it.
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases and the namespace, as the filter P(migration_connections#filter) returns them.
-    type: dict
-    required: true
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 requirements:
   - psycopg2
 attributes:
