@@ -245,6 +245,36 @@ def test_a_damaged_dump_is_refused_before_anything_is_touched(migrated: Walk) ->
     assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
 
 
+def test_objects_of_other_owners_keep_them(walk: Walk) -> None:  # noqa: F811
+    endpoint = walk.context.targets["user_service"]
+    other, service = f"{endpoint.session_role}_other", walk.service("user_service")
+    ask(walk.superuser, f"CREATE ROLE {other} NOLOGIN")
+    ask(walk.superuser, f"GRANT {other} TO {endpoint.user}")
+    ask(service, f"CREATE SCHEMA theirs AUTHORIZATION {other}; CREATE TABLE theirs.things (id serial PRIMARY KEY); ALTER TABLE theirs.things OWNER TO {other}")
+    ask(service, f"CREATE EXTENSION citext; GRANT SELECT ON theirs.things TO {endpoint.session_role}; GRANT SELECT ON theirs.things_id_seq TO PUBLIC")
+    ask(service, f"GRANT USAGE ON SCHEMA theirs TO {endpoint.session_role}; INSERT INTO theirs.things DEFAULT VALUES")
+    take.take(walk.context, walk.taking(proof=True))
+    walk.carry()
+    roll_back(walk)
+    assert set(walk.content("user_service")) == {"theirs.things"}
+    assert ask(service, "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'theirs.things'::regclass") == other
+    assert ask(service, "SELECT true FROM pg_extension WHERE extname = 'citext'")
+    walk.superuser_drops(other, endpoint.dbname)
+
+
+def test_what_would_make_a_rollback_impossible_is_named_before_it_is_needed(walk: Walk) -> None:  # noqa: F811
+    endpoint = walk.context.targets["user_service"]
+    ask(walk.service("user_service"), "CREATE EXTENSION pageinspect; CREATE SCHEMA foreign_owner; CREATE PUBLICATION p FOR ALL TABLES")
+    ask(walk.superuser, f"ALTER ROLE {endpoint.user} NOCREATEDB")
+    ask(walk.superuser, f"ALTER ROLE postgres IN DATABASE {endpoint.dbname} SET work_mem TO '5MB'")
+    said = take.preview(walk.context, walk.taking()).lines[-1]
+    for part in ("CREATEDB", "settings for postgres", "member of postgres", "extensions pageinspect", "publications FOR ALL TABLES"):
+        assert part in said
+    with pytest.raises(MigrationError, match=r"the snapshot could not be proven: .*user_service could not be rolled back"):
+        take.take(walk.context, walk.taking(proof=True))
+    ask(walk.service("user_service"), "DROP PUBLICATION p")
+
+
 def test_a_copy_that_is_not_the_snapshot_never_takes_the_name(migrated: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
     real = restore.restore
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from .. import driver
 from ..driver import Endpoint
 from ..errors import MigrationError
-from . import clients, database, table_digest
+from . import clients, database, obstacles, table_digest
 from .clients import Clients
 from .manifest import Dumped
 from .table_digest import Content
@@ -41,8 +41,8 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
     argv = [chosen.program("pg_restore"), "--format=directory", "--exit-on-error", f"--jobs={options.jobs}", "--no-password", f"--dbname={dbname}"]
     if foreign:
         argv += ["--no-owner", "--no-privileges", "--no-tablespaces"]
-    elif endpoint.session_role:
-        argv.append(f"--role={endpoint.session_role}")
+    elif role := obstacles.acting_role(endpoint):
+        argv.append(f"--role={role}")
     with clients.environment(fresh, database.APPLICATION_NAME) as env:
         clients.run([*argv, str(folder)], env, fresh.place, "pg_restore")
     if not foreign:

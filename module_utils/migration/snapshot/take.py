@@ -21,7 +21,7 @@ from ..control import Migration
 from ..driver import Endpoint
 from ..errors import MigrationError
 from ..gates import require_preflight
-from . import clients, database, manifest, retention, sealing, table_digest
+from . import clients, database, manifest, obstacles, retention, sealing, table_digest
 from .dump import DumpOptions, Survey, check_space, dump, in_size, make_folder, survey
 from .manifest import Dumped, Manifest
 from .restore import RestoreOptions, prove, restore
@@ -95,7 +95,8 @@ def _take(context: Context, options: TakeOptions, records: driver.Connection, mi
         control.set_snapshot(records, migration, str(final))
         changed = True
     gone = _retire(context, options, migration)
-    return Taken(changed or bool(gone), migration.run_id, str(final), read.to_json(), tuple(summary(read)), gone)
+    lines = (*summary(read), *no_way_back(context, options))
+    return Taken(changed or bool(gone), migration.run_id, str(final), read.to_json(), lines, gone)
 
 
 def _new(context: Context, options: TakeOptions, records: driver.Connection, migration: Migration, final: Path, tick: Tick) -> None:
@@ -103,6 +104,8 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
     available = clients.candidates(options.dump.bin_dir)
     surveys = [survey(endpoint, options.dump, available) for _, endpoint in sides(context)]
     _refuse_half_migrated(context)
+    if options.proof and options.proof_server is None and (faults := no_way_back(context, options)):
+        raise MigrationError(f"the snapshot could not be proven: {'; '.join(faults)}")
     needed = int(sum(item.size for item in surveys) * options.space_factor)
     check_space(options.root, needed)
     try:
@@ -127,6 +130,12 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
         raise MigrationError(f"writing the snapshot to {options.root}: {exc.strerror}; free some space or choose another snapshot_dir") from exc
     finally:
         retention.remove_partial(options.root, migration.run_id)
+
+
+def no_way_back(context: Context, options: TakeOptions) -> list[str]:
+    """Return what would make a rollback of whole databases impossible, a line for each service; it may well be put right later."""
+    found = {service: obstacles.obstacles(context.targets[service], options.restore.maintenance_db) for service in context.plan.services}
+    return [f"{service} could not be rolled back: {'; '.join(lines)}" for service, lines in found.items() if lines]
 
 
 def sides(context: Context) -> list[tuple[str, Endpoint]]:
@@ -271,7 +280,7 @@ def preview(context: Context, options: TakeOptions) -> Taken:
             read = manifest.read(final, recorded_digest(records, migration))
             manifest.check_files(final, read)
             proven = not options.proof or _is_proven(records, migration, read)
-            lines = (*summary(read), *(() if proven else ("would restore it into scratch databases and compare",)))
+            lines = (*summary(read), *no_way_back(context, options), *(() if proven else ("would restore it into scratch databases and compare",)))
             return Taken(not proven, migration.run_id, str(final), read.to_json(), lines)
         required = require_preflight(records, context.plan.digest, options.override_gates, check=True)
     available = clients.candidates(options.dump.bin_dir)
@@ -279,7 +288,7 @@ def preview(context: Context, options: TakeOptions) -> Taken:
     _refuse_half_migrated(context)
     check_space(options.root, int(sum(item.size for item in surveys) * options.space_factor))
     run_id = migration.run_id if migration else "<run id>"
-    return Taken(True, run_id, str(options.root / run_id), "", (*([required] if required else []), *map(_would, surveys)))
+    return Taken(True, run_id, str(options.root / run_id), "", (*([required] if required else []), *map(_would, surveys), *no_way_back(context, options)))
 
 
 def _would(item: Survey) -> str:
