@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.lab import postgres as lab_postgres
+from ansible.module_utils.lab import process
+from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import control, driver
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.snapshot import database, exchange, removal, restore, rollback, take
@@ -318,6 +323,30 @@ def test_a_killed_rollback_leaves_each_service_whole_and_goes_on(
     assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
     assert migrated.migration() is None
     assert not any("restored" in name for name in migrated.databases())
+
+
+@pytest.mark.parametrize("moment", ["restore", "exchange"])
+def test_a_killed_server_leaves_each_service_whole(
+    migrated: Walk, services_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, moment: str  # noqa: F811
+) -> None:
+    def kill(*args: Any, **kwargs: Any) -> Any:
+        monkeypatch.undo()
+        number = lab_postgres.pid(services_server)
+        assert number is not None
+        os.kill(number, signal.SIGKILL)
+        while process.alive(number, str(services_server.data)):
+            pass
+        return real(*args, **kwargs)
+
+    place, name = (restore.clients, "run") if moment == "restore" else (exchange, "_rename")
+    real = getattr(place, name)
+    monkeypatch.setattr(place, name, kill)
+    with pytest.raises(MigrationError, match=r"pg_restore|exchanging names|cannot connect|keeping the migration's records"):
+        roll_back(migrated)
+    lab_postgres.start(services_server)
+    assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
+    roll_back(migrated)
+    assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
 
 
 @pytest.mark.parametrize(("function", "call", "after"), [("_load_ids", 2, True), ("remove", 1, True)])

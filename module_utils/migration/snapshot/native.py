@@ -127,6 +127,7 @@ def _other_tables(endpoint: Endpoint, dumped: Dumped, mapped: set[tuple[str, str
 
 def count_rows(endpoint: Endpoint, tables: list[tuple[str, str]]) -> int:
     """Return how many rows the tables hold together; those that are not there hold none."""
-    with contextlib.closing(driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)) as connection:
+    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    with contextlib.closing(connection), driver.database_errors(endpoint.place, "counting rows"):
         there = [name for name in (qualified(*table) for table in tables) if driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is not None]
         return sum(int(driver.scalar(connection, f"SELECT count(*) FROM {name}")) for name in there)

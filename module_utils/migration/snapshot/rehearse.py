@@ -59,7 +59,11 @@ def would(context: Context, options: RehearseOptions) -> list[str]:
 def begin(context: Context, options: RehearseOptions) -> list[str]:
     """Make the copies anew and record that a rehearsal has begun."""
     scratch = copies(context, options.suffix)
-    with contextlib.closing(control.connect(context.control)) as records, take.lock(records, KIND):
+    with (
+        contextlib.closing(control.connect(context.control)) as records,
+        driver.database_errors(context.control.place, "keeping the migration's records"),
+        take.lock(records, KIND),
+    ):
         live = control.current(records)
         if live is not None and live.state == "open":
             raise MigrationError(
@@ -176,7 +180,7 @@ def _same_ids(context: Context, scratch: Context, service: str, first: str) -> i
 
 
 def _failed(context: Context, text: str) -> MigrationError:
-    with contextlib.closing(control.connect(context.control)) as records:
+    with contextlib.suppress(Exception), contextlib.closing(control.connect(context.control)) as records:
         control.record(records, KIND, "failed", {"error": text}, plan_digest=context.plan.digest)
     return MigrationError(f"the rehearsal failed: {text}; its databases stay until the next rehearsal")
 

@@ -29,7 +29,8 @@ def kept_schema(migration: Migration) -> str:
 
 def is_removed(endpoint: Endpoint, migration: Migration) -> bool:
     """Return whether the migration's rows were removed: the ledger got its other name in the same transaction."""
-    with contextlib.closing(driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)) as connection:
+    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    with contextlib.closing(connection), driver.database_errors(endpoint.place, "looking for the ledger"):
         return driver.scalar(connection, "SELECT to_regnamespace(%s) IS NOT NULL", (ident(kept_schema(migration)),)) is True
 
 

@@ -86,7 +86,11 @@ def is_exchanged(endpoint: Endpoint, maintenance_db: str, chosen: Names) -> bool
 def roll_back(context: Context, options: RollbackOptions, note: Note = lambda text: None) -> RolledBack:
     """Roll the services back; the migration stays open until close()."""
     chosen = services(context, options)
-    with contextlib.closing(control.connect(context.control)) as records, take.lock(records, "rollback"):
+    with (
+        contextlib.closing(control.connect(context.control)) as records,
+        driver.database_errors(context.control.place, "keeping the migration's records"),
+        take.lock(records, "rollback"),
+    ):
         migration = control.current(records)
         if migration is None or migration.state != "open":
             return _nothing(migration)
@@ -102,7 +106,8 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
             lines = steps.databases(chosen) if options.scope == "databases" else steps.data(chosen)
         except MigrationError as exc:
             detail = {"error": str(exc), "states": {name: states.get(name, AS_BEFORE) for name in chosen}}
-            control.record(records, KIND, "failed", detail, migration=migration, plan_digest=context.plan.digest)
+            with contextlib.suppress(Exception):  # the first error matters more than its record
+                control.record(records, KIND, "failed", detail, migration=migration, plan_digest=context.plan.digest)
             raise
         left = [service for service in context.plan.services if not _is_back(context, records, options, migration, service)]
         return RolledBack(
@@ -119,7 +124,11 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
 
 def close(context: Context, options: RollbackOptions) -> RolledBack:
     """End the migration as rolled back, when every service is; it can start again afterwards."""
-    with contextlib.closing(control.connect(context.control)) as records, take.lock(records, "rollback"):
+    with (
+        contextlib.closing(control.connect(context.control)) as records,
+        driver.database_errors(context.control.place, "keeping the migration's records"),
+        take.lock(records, "rollback"),
+    ):
         migration = control.current(records)
         if migration is None or migration.state != "open":
             return _nothing(migration)

@@ -64,7 +64,11 @@ class Taken:
 def take(context: Context, options: TakeOptions, tick: Tick = lambda table, done, total: None) -> Taken:
     """Take, prove and pin the snapshot; one that is pinned is verified. MigrationError says what to do."""
     options.sealing.check()
-    with contextlib.closing(control.connect(context.control)) as records, lock(records, "snapshot"):
+    with (
+        contextlib.closing(control.connect(context.control)) as records,
+        driver.database_errors(context.control.place, "keeping the migration's records"),
+        lock(records, "snapshot"),
+    ):
         live = control.current(records)
         if live is None or live.snapshot is None:
             require_preflight(records, context.plan.digest, options.override_gates)
@@ -72,7 +76,8 @@ def take(context: Context, options: TakeOptions, tick: Tick = lambda table, done
         try:
             return _take(context, options, records, migration, tick)
         except MigrationError as exc:
-            control.record(records, KIND, "failed", {"error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
+            with contextlib.suppress(Exception):  # the first error matters more than its record
+                control.record(records, KIND, "failed", {"error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
             raise
 
 
@@ -215,7 +220,8 @@ def _prove(context: Context, options: TakeOptions, records: driver.Connection, m
         for item in read.databases:
             detail["databases"].append(_prove_one(context, options, item, folder, read))
     except MigrationError as exc:
-        control.record(records, PROOF, "failed", {**detail, "error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
+        with contextlib.suppress(Exception):
+            control.record(records, PROOF, "failed", {**detail, "error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
         raise
     control.record(records, PROOF, "passed", detail, migration=migration, plan_digest=context.plan.digest)
 
