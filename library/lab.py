@@ -14,7 +14,7 @@ description:
   - Three PostgreSQL servers and a Redis-compatible server from Python wheels, a Django monolith filled with users, and
     the inventory files that tell where they are and what their passwords are.
   - Needs no root. Started by root, the servers run as nobody.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
 options:
   state:
     description: Whether the lab runs, rests with its data, or is deleted.

@@ -14,34 +14,10 @@ description:
   - Makes primary keys, UNIQUE, foreign keys, CHECK and indexes of one service's contract after the load, several at a time, then
     triggers, views, comments and grants, then runs ANALYZE on tables that need it.
   - What exists and is equal, under whatever name, is left. An invalid index that a killed run left is dropped and built again.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
-    suboptions:
-      source:
-        description: The monolith's database.
-        type: dict
-        required: true
-      targets:
-        description: The services' databases.
-        type: list
-        elements: dict
-        required: true
-      control:
-        description: The database of the migration's records.
-        type: dict
-        required: true
-      namespace:
-        description: The environment's secret namespace of the UUIDs.
-        type: str
-        required: true
   service:
     description: The service whose database is meant, the name of its inventory host.
     type: str

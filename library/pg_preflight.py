@@ -14,16 +14,14 @@ description:
   - Checks every row of every mapping's projection against the services' schema SQL, with set-based queries on the source.
   - Checks that the mappings cover every source column, and that servers, privileges and this runner are ready.
   - Reads the source and the targets; writes the outcome, and the planned migration, into the control database only.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
+  - edulink.migration.session_store
 options:
-  plan:
-    description: The plan, as M(migration_plan) returned it.
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, as the filter C(migration_connections) makes them.
-    type: dict
-    required: true
+  store:
+    description: The session store; left out, it is not looked at.
+    required: false
   bin_dir:
     description: The folder with pg_dump and pg_restore; the PATH when it is not set.
     type: path
@@ -31,9 +29,6 @@ options:
     description: Above this many quarantined rows, dependants included, preflight stops.
     type: int
     default: 100000
-  store:
-    description: The session store, as M(redis_sessions) takes it; left out, it is not looked at.
-    type: dict
   reset_timeout:
     description: Django's PASSWORD_RESET_TIMEOUT in seconds, to say how long outstanding links live.
     type: int

@@ -13,16 +13,10 @@ short_description: Bring in quarantined rows that fit now
 description:
   - Computes again which rows the policies keep out. Rows of C(migration.rejects) that fit now are written as repair writes them,
     with what depends on them, and leave C(migration.rejects).
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan that M(migration_plan) returned.
-    type: dict
-    required: true
-  connections:
-    description: Source, targets, control database and namespace, from the filter C(migration_connections).
-    type: dict
-    required: true
   quarantine_cap:
     description: Above this many quarantined rows the release stops.
     type: int

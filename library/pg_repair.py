@@ -14,16 +14,10 @@ description:
   - Takes the findings of the last validation of the open migration and makes exactly those keys equal to the source, by the same
     function that the transfer and the catch-up write with.
   - Once the cutover has passed, the services own their rows; only rows that are missing are written then.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
   max_rows:
     description: How many rows may change at most; more is an error before anything is written.
     type: int

@@ -14,35 +14,11 @@ description:
   - Creates the schemas, types, functions and tables (columns, defaults, NOT NULL, CHECK) of one service's contract in one
     transaction, and sets the database's C(search_path) so that bare table names work, where the role owns the database.
   - What exists and is equal is left; what exists and differs stops the module before anything is changed.
-  - Keys and indexes are made after the load by M(pg_index).
-author: The Edulink migration project
+  - Keys and indexes are made after the load by C(pg_index).
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
-    suboptions:
-      source:
-        description: The monolith's database.
-        type: dict
-        required: true
-      targets:
-        description: The services' databases.
-        type: list
-        elements: dict
-        required: true
-      control:
-        description: The database of the migration's records.
-        type: dict
-        required: true
-      namespace:
-        description: The environment's secret namespace of the UUIDs.
-        type: str
-        required: true
   service:
     description: The service whose database is meant, the name of its inventory host.
     type: str

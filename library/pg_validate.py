@@ -15,16 +15,10 @@ description:
     differ, to the row and then to the column. Checks references across databases, accounts for quarantined rows, and compares
     what each user may do, computed from the tables without the mappings.
   - Changes nothing in the source or the targets; the outcome is kept in the control database. Returns the outcome also when it is bad.
-author: The Edulink migration project
+author: The Edulink migration project (@edulink)
+extends_documentation_fragment:
+  - edulink.migration.connections
 options:
-  plan:
-    description: The plan of M(migration_plan).
-    type: dict
-    required: true
-  connections:
-    description: The ways to the databases, from the filter P(migration_connections#filter).
-    type: dict
-    required: true
   tables:
     description: The targets to compare, as C(service.table); all when not given.
     type: list
@@ -81,6 +75,21 @@ options:
         description: Its password.
         type: str
         required: true
+  baseline:
+    description: Time the same questions on the monolith and on the services with pgbench.
+    type: bool
+    default: false
+  baseline_seconds:
+    description: How long each question is asked on each side.
+    type: int
+    default: 2
+  baseline_ratio:
+    description: How many times as long as the monolith a service may take; answers within a millisecond always pass.
+    type: float
+    default: 1.5
+  bin_dir:
+    description: The folder with C(pgbench); looked up in the PATH when not given.
+    type: path
   progress_file:
     description: Where to write how far the work is; set by the action plugin.
     type: path
@@ -148,7 +157,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import authorisation, canary, control, verify
+from ..module_utils.migration import authorisation, baseline, canary, control, verify
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
@@ -218,18 +227,22 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, after_c
         _include(validation, "authorisation", authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"]))
     if params["canaries"]:
         _include(validation, "canaries", canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
+    if params["baseline"]:
+        timed = baseline.measure(context, params["bin_dir"], seconds=params["baseline_seconds"], most=params["baseline_ratio"])
+        _include(validation, "baseline", timed)
     return validation
 
 
-def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | canary.Canaries) -> None:
+def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | canary.Canaries | baseline.Baseline) -> None:
     """Add a check's result; when it failed the whole validation has failed."""
     validation[name] = check.to_dict()
-    validation["verdict"] += f"; {check.verdict}"
-    if not check.passed:
+    if check.passed:
+        validation["verdict"] += f"; {check.verdict}"
+    else:
         validation["passed"] = False
         validation["lines"] += list(check.lines[:LINES])
-        if validation["verdict"].startswith("equal"):
-            validation["verdict"] = f"NOT {validation['verdict']}"
+        equal = validation["verdict"].startswith("equal")
+        validation["verdict"] = f"NOT passed: {check.verdict}; rows {validation['verdict']}" if equal else f"{validation['verdict']}; {check.verdict}"
 
 
 def _after_cutover(params: dict[str, Any], records: Any, live: Migration) -> bool:
@@ -273,6 +286,10 @@ def main() -> None:
                 "default": [],
                 "options": {"username": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}},
             },
+            "baseline": {"type": "bool", "default": False},
+            "baseline_seconds": {"type": "int", "default": 2},
+            "baseline_ratio": {"type": "float", "default": 1.5},
+            "bin_dir": {"type": "path"},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,

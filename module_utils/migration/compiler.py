@@ -171,7 +171,9 @@ def _reads(part: m.Part, cells: tuple[Cell, ...]) -> tuple[tuple[Read, ...], tup
                 raise MigrationError(f"{part.place}: the result of {place} has no column {name!r}{suggest(name, names)}")
         for touch in part.touches:
             if touch.result not in (*names, m.EVERY):
-                raise MigrationError(f"{part.place}: refresh of {touch.table}: the result of {place} has no column {touch.result!r}{suggest(touch.result, names)}")
+                raise MigrationError(
+                    f"{part.place}: refresh of {touch.table}: the result of {place} has no column {touch.result!r}{suggest(touch.result, names)}"
+                )
     return tuple(Read(read.tables, read.column) for read in found.columns), found.tables, found.star
 
 

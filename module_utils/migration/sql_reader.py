@@ -15,16 +15,17 @@ try:
     from pglast import ast, enums
     from pglast.visitors import Visitor
 except ImportError:  # a remote runner never parses
-    pglast = None
-    ast = enums = None
-    Visitor = object
+    pglast = ast = enums = None  # type: ignore[assignment]  # asked for in _single_select()
+    Visitor = object  # type: ignore[assignment, misc]
 
 # Stable or volatile functions whose result is another one in a second run or on another connection.
 UNSTABLE = frozenset(
-    "now clock_timestamp statement_timestamp transaction_timestamp timeofday random random_normal gen_random_uuid"
-    " uuid_generate_v1 uuid_generate_v4 uuidv4 uuidv7 nextval currval lastval setval pg_sleep txid_current"
-    " pg_current_xact_id pg_backend_pid inet_client_addr current_query dblink dblink_exec lo_import lo_export"
-    " pg_read_file pg_ls_dir set_config".split()
+    (
+        *("now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday", "random", "random_normal"),
+        *("gen_random_uuid", "uuid_generate_v1", "uuid_generate_v4", "uuidv4", "uuidv7", "nextval", "currval", "lastval", "setval"),
+        *("pg_sleep", "txid_current", "pg_current_xact_id", "pg_backend_pid", "inet_client_addr", "current_query", "set_config"),
+        *("dblink", "dblink_exec", "lo_import", "lo_export", "pg_read_file", "pg_ls_dir"),
+    )
 )
 
 
@@ -48,7 +49,7 @@ class Reads:
 def read_expression(sql: str, place: str) -> tuple[str, ...]:
     """Return the source columns that a scalar expression reads; MigrationError when it is not one."""
     statement = _single_select(f"SELECT (\n{sql}\n)", place, sql)
-    targets = statement.targetList or ()
+    targets: tuple[Any, ...] = statement.targetList or ()
     plain = not any((statement.fromClause, statement.whereClause, statement.groupClause, statement.sortClause, statement.op))
     if len(targets) != 1 or not plain or targets[0].name:
         raise MigrationError(f"{place}: {_short(sql)}: must be one scalar SQL expression over the source row")
@@ -73,10 +74,7 @@ def read_query(sql: str, place: str) -> Reads:
     star: list[str] = []
     for names in collector.columns:
         *qualifier, column = names
-        if qualifier:
-            owners = tuple(sorted(collector.by_alias.get(qualifier[-1], ())))
-        else:
-            owners = every
+        owners = tuple(sorted(collector.by_alias.get(qualifier[-1], ()))) if qualifier else every
         if column == "*":
             star.extend(owners)
         elif owners:
@@ -90,13 +88,14 @@ def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
     while statement.op != enums.SetOperation.SETOP_NONE:
         statement = statement.larg
     names = []
-    for target in statement.targetList or ():
-        value = target.val
+    targets: tuple[Any, ...] = statement.targetList or ()
+    for target in targets:
+        fields: tuple[Any, ...] | None = target.val.fields if isinstance(target.val, ast.ColumnRef) else None
         if target.name:
             names.append(target.name)
-        elif isinstance(value, ast.ColumnRef) and isinstance(value.fields[-1], ast.String):
-            names.append(value.fields[-1].sval)
-        elif isinstance(value, ast.ColumnRef):
+        elif fields and isinstance(fields[-1], ast.String):
+            names.append(str(fields[-1].sval))
+        elif fields:
             return None
         else:
             raise MigrationError(f"{place}: every result column of a query needs a name (AS ...)")
@@ -110,9 +109,10 @@ def _single_select(text: str, place: str, shown: str) -> Any:
         statements = pglast.parse_sql(text)
     except pglast.parser.ParseError as exc:
         raise MigrationError(f"{place}: {_short(shown)}: {exc.args[0]}") from exc
-    if len(statements) != 1 or not isinstance(statements[0].stmt, ast.SelectStmt) or statements[0].stmt.intoClause:
+    first: Any = statements[0].stmt if len(statements) == 1 else None
+    if not isinstance(first, ast.SelectStmt) or first.intoClause:
         raise MigrationError(f"{place}: {_short(shown)}: must be one SELECT and nothing else")
-    return statements[0].stmt
+    return first
 
 
 def _short(sql: str) -> str:
@@ -120,7 +120,7 @@ def _short(sql: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-class _Collector(Visitor):  # type: ignore[misc]  # the base is pglast's, which has no types
+class _Collector(Visitor):
     def __init__(self) -> None:
         super().__init__()
         self.columns: list[tuple[str, ...]] = []
@@ -145,7 +145,8 @@ class _Collector(Visitor):  # type: ignore[misc]  # the base is pglast's, which 
         self.by_alias.setdefault(alias, set()).add(node.relname)
 
     def visit_ColumnRef(self, _ancestors: Any, node: Any) -> None:
-        self.columns.append(tuple(part.sval if isinstance(part, ast.String) else "*" for part in node.fields))
+        fields: tuple[Any, ...] = node.fields
+        self.columns.append(tuple(str(part.sval) if isinstance(part, ast.String) else "*" for part in fields))
 
     def visit_FuncCall(self, _ancestors: Any, node: Any) -> None:
         self.functions.append(node.funcname[-1].sval)

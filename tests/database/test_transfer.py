@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def never(_context: Context, _plan_time: str) -> int:
 
 
 @pytest.fixture
-def world(databases: Callable[..., Endpoint]) -> Iterator[Context]:
+def world(databases: Callable[..., Endpoint]) -> Context:
     """A filled monolith and two services with empty tables."""
     source = databases("monolith")
     targets = {service: databases(service) for service in SERVICES}
@@ -49,7 +49,7 @@ def world(databases: Callable[..., Endpoint]) -> Iterator[Context]:
         connection = ddl.connect(targets[name], Contract.from_dict(contract))
         ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(contract)))
         connection.close()
-    yield Context(plan=plan, source=source, targets=targets, control=source, namespace=NAMESPACE)
+    return Context(plan=plan, source=source, targets=targets, control=source, namespace=NAMESPACE)
 
 
 def run(context: Context, **changes: object) -> transfer.Outcome:
@@ -109,7 +109,8 @@ def test_the_size_of_chunks_and_the_number_of_workers_do_not_change_the_result(w
 
 def _run_and_die(context: Context, seconds: float) -> None:
     os.setpgrp()
-    transfer.run(context, PLAN_TIME, RUN_ID, options(limits=Limits(rows_per_second=4000, cpu_percent=0, memory_percent=0, disk_percent=0)), Progress(None), never)
+    slow = dataclasses.replace(FREE, rows_per_second=4000)
+    transfer.run(context, PLAN_TIME, RUN_ID, options(limits=slow), Progress(None), never)
 
 
 def test_a_killed_run_is_resumed_without_repeating_finished_chunks(world: Context) -> None:
@@ -185,7 +186,8 @@ def test_another_plan_is_refused_with_the_command_that_starts_over(world: Contex
 def test_rows_of_the_service_stay_and_indexes_end_the_same(world: Context) -> None:
     connection = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
     driver.rows(connection, "ALTER TABLE auth_service.users ADD PRIMARY KEY (id)")
-    driver.rows(connection, "INSERT INTO auth_service.users (id, username, email, password_hash) VALUES ('00000000-0000-4000-8000-000000000001', 'native', 'native@x.invalid', '!')")
+    native = "'00000000-0000-4000-8000-000000000001', 'native', 'native@x.invalid', '!'"
+    driver.rows(connection, f"INSERT INTO auth_service.users (id, username, email, password_hash) VALUES ({native})")
     connection.close()
     run(world)
     connection = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
@@ -223,7 +225,9 @@ def test_no_worker_outlives_its_killed_parent(world: Context) -> None:
     process.join()
     connection = connect(world.source, application_name="tests", autocommit=True)
     for _ in range(100):
-        left = driver.scalar(connection, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'edulink-migration worker'")
+        left = driver.scalar(
+            connection, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'edulink-migration worker'"
+        )
         if left == 0:
             break
         time.sleep(0.1)

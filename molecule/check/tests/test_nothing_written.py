@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from molecule_databases import INVENTORY, PROJECT, ask, tables
 
 DATABASES = ("auth_service", "user_service", "migration_control")
@@ -19,7 +18,7 @@ def test_no_table_was_made(host: Any, database: str) -> None:
     assert tables(host, database) == set()
 
 
-@pytest.mark.parametrize("database", ("monolith", *DATABASES))
+@pytest.mark.parametrize("database", ["monolith", *DATABASES])
 def test_no_row_was_written(host: Any, database: str) -> None:
     written = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables WHERE schemaname <> 'public'"
     assert ask(host, database, written) == "0"

@@ -11,7 +11,7 @@ import pytest
 from molecule_databases import ask, tables
 
 
-@pytest.mark.parametrize("database", ("auth_service", "user_service"))
+@pytest.mark.parametrize("database", ["auth_service", "user_service"])
 def test_the_service_is_as_before(host: Any, database: str) -> None:
     assert tables(host, database) == set()
     kept = f"SELECT count(*) FROM pg_database WHERE datname LIKE '{database}_migrated_%'"
