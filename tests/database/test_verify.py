@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, canary, verify
+from ansible.module_utils.migration import authorisation, baseline, canary, verify
 from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
 
@@ -296,3 +296,18 @@ def test_the_sources_own_foreign_keys_prove_references(world: w.World, compare: 
     run(world.source, "ALTER TABLE users_role ENABLE TRIGGER ALL", "ALTER TABLE users_role DROP CONSTRAINT fk")
     run(world.source, "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user NOT VALID")
     assert by() == "join"
+
+
+def test_the_same_questions_are_timed_on_both_sides(world: w.World, postgres: PostgresServer) -> None:
+    found = baseline.measure(world.context, str(postgres.bin_dir), seconds=1, most=1000.0)
+    assert found.passed
+    assert len(found.timings) == 4
+    assert all(timing.monolith_ms > 0 and timing.service_ms > 0 for timing in found.timings)
+    slow = baseline.Baseline((baseline.Timing("a question", 1.0, 3.0), baseline.Timing("a quick one", 0.1, 0.9)), most=1.5)
+    assert [timing.question for timing in slow.slower] == ["a question"]
+    assert not slow.passed
+
+
+def test_a_missing_pgbench_is_one_clear_line(world: w.World, tmp_path: Path) -> None:
+    with pytest.raises(MigrationError, match=r"pgbench is missing on this runner; set pg_bin_dir"):
+        baseline.measure(world.context, str(tmp_path), seconds=1)
