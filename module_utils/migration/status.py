@@ -203,7 +203,8 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
     names = {item.service for item in services}
     rollback = ours.get("rollback")
     if rollback is not None and not any(step.when > rollback.when for step in ours.values()):
-        return Next("playbooks/rollback.yml", f"a rollback was begun (last step: {rollback.outcome}) and is not over")
+        why = f"a rollback was begun (last step: {rollback.outcome}); run it again to end it, or schema.yml if one service alone was to go back"
+        return Next("playbooks/rollback.yml", why)
     if not names <= set(ours["schema"].services if "schema" in ours else ()):
         return Next("playbooks/schema.yml", "the tables are not there yet")
     if not all(item.finished for item in services if not item.fault):
@@ -226,7 +227,8 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
 def to_dict(status: Status) -> dict[str, Any]:
     """Return the status as data; times in UTC, durations in seconds."""
     migration = status.migration
-    validated = next((step.detail for step in status.steps if step.phase == "validate" and step.ours), {})
+    stands = migration is not None and migration.state != "rolled_back"  # else a validation speaks of rows that are gone
+    validated = next((step.detail for step in status.steps if stands and step.phase == "validate" and step.ours), {})
     return {
         "run_id": migration.run_id if migration else "",
         "state": migration.state if migration else "none",

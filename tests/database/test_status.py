@@ -154,8 +154,11 @@ def test_a_database_that_is_gone_is_named_and_the_others_are_shown(context: Cont
 
 def test_after_a_rollback_it_starts_again(context: Context) -> None:
     begin(context)
+    record(context, "validate", "passed", proven(context))
+    assert status.to_dict(status.look(context))["tables"] != []
     write(context, lambda connection: control.close(connection, control.current(connection), "rolled_back"))
     seen = status.look(context)
+    assert status.to_dict(seen)["tables"] == []  # what was proven then is gone now
     assert seen.migration is not None
     assert seen.next.command == "playbooks/preflight.yml"
     assert "rolled back" in seen.next.why
