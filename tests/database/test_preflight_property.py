@@ -109,7 +109,7 @@ UUIDS = ("00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd
 INTEGERS = tuple(text for text in NUMBERS if "." not in text)
 LIMITS = {"smallint": 15, "integer": 31, "bigint": 63}
 NUMERIC = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
-TEXTUAL = ("text", "varchar(20)", "char(7)")
+TEXTUAL = ("text", "varchar(20)", "varchar(4)", "char(7)")
 TEMPORAL = ("timestamptz", "timestamp", "date")
 NUMERIC_TARGETS = (*NUMERIC, "numeric(3,2)", "numeric(6)", "numeric(12,4)")
 TEXT_TARGETS = ("text", "varchar(5)", "char(4)", "varchar(1)")
@@ -156,7 +156,11 @@ def values(kind: str) -> st.SearchStrategy[str | None]:
     elif kind == "real":
         chosen = st.one_of(st.sampled_from((*NUMBERS, "NaN", "Infinity", "1e30")), st.floats(width=32, allow_subnormal=False).map(repr))
     elif kind in TEXTUAL:
-        fits = [text for text in (*TEXTS, *NUMBERS[:8], *DATES[:2], *DOCUMENTS[:8]) if len(text) <= {"text": 99, "varchar(20)": 20, "char(7)": 7}[kind]]
+        fits = [
+            text
+            for text in (*TEXTS, *NUMBERS[:8], *DATES[:2], *DOCUMENTS[:8])
+            if len(text) <= {"text": 99, "varchar(20)": 20, "varchar(4)": 4, "char(7)": 7}[kind]
+        ]
         alphabet = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=7)
         chosen = st.one_of(st.sampled_from(fits), alphabet)
     elif kind in ("timestamptz", "timestamp"):

@@ -54,13 +54,16 @@ class Parent:
 
 @dataclass(frozen=True)
 class Values:
-    """A cell for checking: `raw` as the source has it, `type` its type, `value` the cast that never raises what is listed."""
+    """A cell for checking: `raw` as the source has it, `type` its type (`length`: varchar's n),
+
+    `value` the cast that never raises what is listed."""
 
     cell: Cell
     raw: str
     type: str
     value: str
     unsafe: tuple[Condition, ...] = ()
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def build_scan(
     target: Target,
     part: Part,
     schema: str,
-    types: Sequence[str],
+    types: Sequence[tuple[str, int | None]],
     primary_keys: Mapping[str, str],
     version: int,
     encodings: tuple[str, str] = ("UTF8", "UTF8"),
@@ -183,7 +186,7 @@ def build_scan(
     checks: list[Check] = []
     values: dict[str, Values] = {}
     unique = single_unique(spec) if spec else frozenset()
-    for cell, raw, kind in zip(part.cells, raw_expressions(target, part), types, strict=True):
+    for cell, raw, (kind, length) in zip(part.cells, raw_expressions(target, part), types, strict=True):
         column = spec.column(cell.name) if spec else None
         place = cell.place or part.label
         if cell.is_id:
@@ -196,7 +199,7 @@ def build_scan(
         unsafe = (*casts.unrepresentable(raw, kind, encodings), *casts.impossible(raw, kind, column, version)) if not cell.constant else ()
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
-        values[cell.name] = Values(cell, raw, kind, value, unsafe)
+        values[cell.name] = Values(cell, raw, kind, value, unsafe, length)
         checks += _column_checks(target, values[cell.name], column, guard, cell.name in unique, place)
     for parent in parents:
         policy = policy_of(target, parent.column, "foreign_key")
@@ -211,7 +214,9 @@ def build_scan(
 def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: str, unique: bool, place: str) -> list[Check]:
     """Return what one column demands of its values; `guard` is true where there is no value to speak of."""
     name, raw, value = values.cell.name, values.raw, values.value
-    found = [*values.unsafe, *casts.refused(value, column), *casts.changed(raw, values.type, value, column)]
+    found = list(values.unsafe)
+    if not _fits(values, column):
+        found += [*casts.refused(value, column), *casts.changed(raw, values.type, value, column)]
     if column.not_null or (column.domain is not None and column.domain.not_null):
         safe = f"NOT coalesce({guard}, false) AND " if guard else ""
         found.append(Condition("not_null", f"{safe}{value} IS NULL", "is NULL, the column is NOT NULL"))
@@ -230,6 +235,13 @@ def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: st
             blank = f" OR btrim(({raw})::text) = ''" if policy.rule == "blank" else ""
             checks.append(Check(policy.place, name, policy.rule, f"(({raw}) IS NULL{blank})", "gets the placeholder", INFO, policy))
     return checks
+
+
+def _fits(values: Values, column: ColumnSpec) -> bool:
+    """Return whether the source's own varchar(n) proves that every value fits the target's."""
+    plain = values.cell.sql == f"{values.raw}::{values.cell.type}"
+    varchar = values.type == column.wire_type == "character varying"
+    return plain and varchar and values.length is not None and column.length is not None and values.length <= column.length
 
 
 def _tries(target: Target, part: Part, values: Mapping[str, Values], spec: TableSpec | None) -> tuple[tuple[str, str], ...]:

@@ -25,8 +25,8 @@ from .readiness import require_reachable
 __all__ = ["Options", "Report", "require_reachable", "run"]
 
 APPLICATION_NAME = "edulink-migration preflight"
-# Large generated expressions make just-in-time compilation slower than running them; sorts of keys fit 64 MB.
-GENTLE = {"jit": "off", "work_mem": "64MB", "lock_timeout": "5s"}
+# Large generated expressions make just-in-time compilation slower than running them; grouping a million keys fits 128 MB.
+GENTLE = {"jit": "off", "work_mem": "128MB", "lock_timeout": "5s"}
 ANY_TIME = "2000-01-01 00:00:00"  # stands for the plan's timestamp before one is pinned
 
 
