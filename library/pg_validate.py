@@ -57,6 +57,12 @@ options:
     type: str
     choices: [auto, difference, apart]
     default: auto
+  resume:
+    description:
+      - Do not read tables again that a validation of this plan found equal before it was interrupted. They were judged at
+        that run's point in time; the outcome says how many.
+    type: bool
+    default: false
   authorisation:
     description: Compare what each user may do, computed from the tables without the mappings.
     type: bool
@@ -152,6 +158,7 @@ validation:
   returned: when not in check mode
 """
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -163,7 +170,7 @@ from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.progress import Progress
 
-KIND = "validate"
+KIND, TABLE = "validate", "validate_table"
 LINES = 20
 
 
@@ -179,7 +186,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     live = control.require_open(records, context.plan.digest)
     progress = Progress(params["progress_file"])
     try:
-        validation = _validate(context, params, live, _after_cutover(params, records, live), progress)
+        validation = _validate(context, params, live, records, progress)
     except MigrationError as exc:
         control.record(records, KIND, "error", {"error": str(exc)}, migration=live, plan_digest=context.plan.digest)
         raise
@@ -198,7 +205,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def _validate(context: Context, params: dict[str, Any], live: Migration, after_cutover: bool, progress: Progress) -> dict[str, Any]:
+def _validate(context: Context, params: dict[str, Any], live: Migration, records: Any, progress: Progress) -> dict[str, Any]:
     options = verify.Options(
         digest=params["digest"],
         workers=params["workers"],
@@ -206,7 +213,7 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, after_c
         settle_attempts=params["settle_attempts"],
         settle_seconds=params["settle_seconds"],
         findings_kept=params["findings_kept"],
-        after_cutover=after_cutover,
+        after_cutover=_after_cutover(params, records, live),
     )
     found = verify.compare(
         context,
@@ -214,6 +221,8 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, after_c
         tables=params["tables"],
         options=options,
         progress=lambda what, done, total: progress.update(KIND, "both sides", done, total),
+        kept=_kept(context, records, live) if params["resume"] else {},
+        finished=lambda result: control.record(records, TABLE, "equal", asdict(result), migration=live, plan_digest=context.plan.digest),
     )
     validation = {
         **found.to_dict(),
@@ -231,6 +240,16 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, after_c
         timed = baseline.measure(context, params["bin_dir"], seconds=params["baseline_seconds"], most=params["baseline_ratio"])
         _include(validation, "baseline", timed)
     return validation
+
+
+def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.TableResult]:
+    """Return the tables that were found equal since the last validation that came to an end."""
+    last = control.latest(records, KIND, migration=live)
+    since = last.id if last and last.outcome != "error" else 0
+    found = control.history(records, kind=TABLE, migration=live, limit=10_000)
+    return {
+        str(item.detail["target"]): verify.TableResult(**item.detail) for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest
+    }
 
 
 def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | canary.Canaries | baseline.Baseline) -> None:
@@ -279,6 +298,7 @@ def main() -> None:
             "settle_seconds": {"type": "float", "default": 2},
             "findings_kept": {"type": "int", "default": 10000},
             "service_rows": {"type": "str", "choices": ["auto", "difference", "apart"], "default": "auto"},
+            "resume": {"type": "bool", "default": False},
             "authorisation": {"type": "bool", "default": True},
             "canaries": {
                 "type": "list",

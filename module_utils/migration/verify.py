@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from . import digest as d
@@ -198,8 +199,13 @@ def compare(
     snapshot: str | None = None,
     options: Options = Options(),
     progress: Progress | None = None,
+    kept: Mapping[str, TableResult] = MappingProxyType({}),
+    finished: Callable[[TableResult], None] = lambda result: None,
 ) -> Verification:
     """Compare the targets named by `tables` (service.table; all by default) and return the verdict.
+
+    `finished` is told each table that was found equal, as soon as it is; `kept` are such results of an interrupted run,
+    whose tables are not scanned again.
 
     `snapshot` is an exported snapshot of the source to compare at. MigrationError when a server cannot be read.
     """
@@ -209,21 +215,28 @@ def compare(
         positions = sides.positions()
         agreed = d.handshake(sides.leaders(), chosen, options.digest)
         rejects = _rejects(sides, chosen)
-        scans = _scan(sides, chosen, agreed, rejects, progress)
+        scans = []
+        for scan in _scan(sides, [target for target in chosen if target.name not in kept], agreed, rejects, progress):
+            scans.append(scan)
+            if not scan.differing:
+                finished(_result(scan, (), rejects[scan.target.name], options))
         scanned = time.monotonic()
         located = {scan.target.name: _open(sides, scan, agreed, rejects[scan.target.name]) for scan in scans if scan.differing}
         counts = {name: len(found) for name, found in located.items()}
         consistency = "judged at one consistent point of each database"
         if any(counts.values()) and snapshot is None:  # who gives a snapshot wants to know about that one
             located, consistency = _settle(sides, scans, agreed, rejects, located, options)
-        kept = _columns(sides, context.plan, agreed, located, options)
+        named = _columns(sides, context.plan, agreed, located, options)
         opened = time.monotonic()
         references = _references(sides, context.plan, chosen, rejects, located) if options.references else []
-    results = {scan.target.name: _result(scan, located.get(scan.target.name, []), rejects[scan.target.name], options) for scan in scans}
+    results = {target.name: kept[target.name] for target in chosen if target.name in kept}
+    if results:
+        consistency += f"; {len(results)} tables were found equal by an interrupted run and not read again"
+    results |= {scan.target.name: _result(scan, located.get(scan.target.name, []), rejects[scan.target.name], options) for scan in scans}
     ended = time.monotonic()
     return Verification(
         tables=results,
-        findings=tuple(kept),
+        findings=tuple(named),
         references=tuple(references),
         differences=sum(result.differences for result in results.values()),
         digest=agreed,
@@ -270,8 +283,8 @@ def _without(part: Part, rejects: Mapping[str, Sequence[str]]) -> str:
     return f" WHERE NOT EXISTS (SELECT FROM unnest({literal(listed)}::text[]) AS rejected (key) WHERE rejected.key = {part.key_text})"
 
 
-def _scan(sides: Sides, targets: Sequence[Target], agreed: d.Digest, rejects: Rejects, progress: Progress | None) -> list[_Scan]:
-    """Scan all targets and all parts, the largest first, both sides at once."""
+def _scan(sides: Sides, targets: Sequence[Target], agreed: d.Digest, rejects: Rejects, progress: Progress | None) -> Iterator[_Scan]:
+    """Scan all targets and all parts, the largest first, both sides at once; yield each target when it is through."""
     estimates = {target.name: sides.estimate(target) for target in targets}
     bits = {name: d.bits_for(rows) for name, rows in estimates.items()}
     order = sorted(targets, key=lambda target: -estimates[target.name])
@@ -285,7 +298,6 @@ def _scan(sides: Sides, targets: Sequence[Target], agreed: d.Digest, rejects: Re
             )
         statement = d.buckets(d.target_row(target, agreed), agreed, bits[target.name])
         jobs[target.name, "target"].append(sides.target(target.service, statement, f"reading {target.name}"))
-    scans = []
     for target in order:
         sums: dict[str, dict[int, tuple[int, int, int]]] = {"source": {}, "target": {}}
         seconds = 0.0
@@ -299,8 +311,7 @@ def _scan(sides: Sides, targets: Sequence[Target], agreed: d.Digest, rejects: Re
         if progress:
             done += 2 * int(estimates[target.name])
             progress(target.name, done, total)
-        scans.append(_Scan(target, bits[target.name], sums["source"], sums["target"], seconds))
-    return scans
+        yield _Scan(target, bits[target.name], sums["source"], sums["target"], seconds)
 
 
 def _add(sums: dict[int, tuple[int, int, int]], rows: Iterable[tuple[Any, ...]]) -> None:

@@ -311,3 +311,25 @@ def test_the_same_questions_are_timed_on_both_sides(world: w.World, postgres: Po
 def test_a_missing_pgbench_is_one_clear_line(world: w.World, tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match=r"pgbench is missing on this runner; set pg_bin_dir"):
         baseline.measure(world.context, str(tmp_path), seconds=1)
+
+
+def test_tables_that_an_interrupted_run_found_equal_are_not_read_again(world: w.World) -> None:
+    class Killed(Exception):
+        pass
+
+    done: list[verify.TableResult] = []
+
+    def finished(result: verify.TableResult) -> None:
+        done.append(result)
+        if len(done) == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        verify.compare(world.context, w.PLAN_TIME, options=QUICK, finished=finished)
+    kept = {result.target: result for result in done}
+    rest: list[verify.TableResult] = []
+    found = verify.compare(world.context, w.PLAN_TIME, options=QUICK, kept=kept, finished=rest.append)
+    assert found.passed
+    assert len(found.tables) == 10
+    assert {result.target for result in rest} == set(found.tables) - set(kept)
+    assert "4 tables were found equal by an interrupted run" in found.consistency
