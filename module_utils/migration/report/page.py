@@ -35,7 +35,8 @@ figure{margin:1rem 0}figcaption{font-weight:600;margin-bottom:.3rem}
 svg.plot{width:100%;height:auto;font:12px system-ui,sans-serif;fill:#1c2430}svg .grid{stroke:#dfe5ec}svg .in{fill:#fff}
 ul.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0;margin:.3rem 0;font-size:.85rem}
 code{font:.85em ui-monospace,monospace;overflow-wrap:anywhere}
-@media print{body{margin:0;max-width:none;font-size:11px}h2{break-after:avoid}figure,tr{break-inside:avoid}
+@media print{html{font-size:9px}body{margin:0;max-width:none;font-size:9px}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}
+.scroll{overflow:visible}table{font-size:8px}td:not(.n):not(.k){overflow-wrap:anywhere}th,td{padding:.15rem .35rem}
 thead{display:table-header-group}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
@@ -84,7 +85,7 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> str:
     ran = [item for item in tables if item.get("ended")]
     seconds = max(item["ended"] for item in ran) - min(item["started"] for item in ran) if ran else None
     copied = sum(item.get("rows") or 0 for item in ran)
-    rows.append(["total (tables run side by side)", *sums, seconds, copied / seconds if seconds else None])
+    rows.append(["total, side by side", *sums, seconds, copied / seconds if seconds else None])
     head = ("Table", "Source rows", "Target rows", "Differences", "Copy seconds", "Rows a second")
     return "<h2>Tables</h2>" + _grid(head, rows, last_is_total=True)
 

@@ -1,0 +1,29 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the documentation points at is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGES = [PROJECT / "README.md", PROJECT / "awx" / "README.md", *sorted((PROJECT / "docs").glob("*.md")), *sorted((PROJECT / "roles").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_links_and_playbooks_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in link]
+    playbooks = re.findall(r"playbooks/[a-z]+\.yml", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    assert [name for name in playbooks if not (PROJECT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "roles").iterdir()), ids=lambda path: path.name)
+def test_every_role_is_complete(path: Path) -> None:
+    for name in ("README.md", "defaults/main.yml", "meta/argument_specs.yml", "tasks/main.yml"):
+        assert (path / name).is_file(), name
