@@ -9,6 +9,7 @@ BENCH_ONLY (names of groups: transfer, groups, rows, ansible, linear, validate, 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import cases
+from tests.bench import cases, sessions
 from tests.bench.plot import bars
 from tests.bench.world import PROJECT, World, world
 
@@ -84,9 +85,11 @@ def transfer(table: Table) -> None:
         table.add("migrate_to_dump_restore", USERS, done["migrate"], done["dump_restore"], "dump_restore")
         if wanted("validate"):
             cases.migrate(found)
-            checks = alternate(found, {name: lambda world_, phase=name: cases.phase(world_, phase) for name in ("validate-auto", "validate-sha256")})
-            for name, result in checks.items():
-                table.add(name, USERS, result, done["migrate"], "migrate")
+            names = ("validate-auto", "validate-sha256", "preflight")
+            checks = alternate(found, {name: functools.partial(cases.phase, name=name) for name in names})
+            table.add("validate-auto", USERS, checks["validate-auto"], done["migrate"], "migrate")
+            table.add("validate-sha256", USERS, checks["validate-sha256"], done["migrate"], "migrate")
+            table.add("preflight", USERS, checks["preflight"], checks["validate-auto"], "validate-auto")
 
 
 def groups(table: Table) -> None:
@@ -104,6 +107,18 @@ def row_by_row(table: Table) -> None:
     with world(users, group_permissions=0) as found:
         done = {"migrate": cases.migrate(found), "row_by_row": cases.row_by_row(found)}
         table.add("row_by_row", users, done["row_by_row"], done["migrate"], "migrate")
+
+
+def live_sessions(table: Table) -> None:
+    """Sessions carried into the store against the same values piped as they are."""
+    count = max(1000, USERS // 10)
+    with world(5000, group_permissions=3, sessions=count) as found:
+        cases.migrate(found)
+        raw: cases.Result | None = None
+        for row in sessions.cases(found):
+            result = {"seconds": row["seconds"], "rows": row["rows"], "peak_rss_mib": row["peak_rss_mib"]}
+            raw = raw or result
+            table.add(row["case"], count, result, raw, "raw values piped")
 
 
 def linear(table: Table) -> None:
@@ -143,7 +158,7 @@ def machine() -> dict[str, object]:
 def main() -> None:
     """Run the groups of cases and write the results."""
     table = Table()
-    steps = {"transfer": transfer, "groups": groups, "rows": row_by_row, "ansible": ansible, "linear": linear}
+    steps = {"transfer": transfer, "groups": groups, "rows": row_by_row, "sessions": live_sessions, "ansible": ansible, "linear": linear}
     for name, step in steps.items():
         if wanted(name):
             step(table)

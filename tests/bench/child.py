@@ -21,6 +21,7 @@ import ansible.module_utils.basic  # noqa: F401  isort: skip  (every module has 
 from ansible.module_utils.migration import build, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.reconcile import reconcile
 from ansible.module_utils.migration.throttle import Limits
@@ -53,11 +54,18 @@ def validate(context: Context, digest: str) -> dict[str, float]:
     return {"rows": sum(table.source_rows for table in found.tables), "findings": len(found.findings)}
 
 
+def look(context: Context) -> dict[str, float]:
+    """Read everything that preflight reads."""
+    report = preflight.run(context, preflight.Options(None, 100_000), None)
+    return {"rows": sum(report.rows.values()), "passed": float(report.passed)}
+
+
 def main() -> None:
     """Run one phase."""
     context = pickle.loads(Path(sys.argv[2]).read_bytes())
     start = time.monotonic()
-    result = migrate(context) if sys.argv[1] == "migrate" else validate(context, sys.argv[1].partition("-")[2] or "auto")
+    phase, _, variant = sys.argv[1].partition("-")
+    result = {"migrate": lambda: migrate(context), "preflight": lambda: look(context), "validate": lambda: validate(context, variant)}[phase]()
     print(json.dumps({"seconds": round(time.monotonic() - start, 3), **result}))
 
 

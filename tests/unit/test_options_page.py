@@ -1,0 +1,29 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docs/options.md is what the roles' specs say, and the specs say what the defaults are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.lint.options import PAGE, PROJECT, page
+
+ROLES = sorted(path for path in (PROJECT / "roles").iterdir() if path.is_dir())
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run 'make docs'"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_defaults_and_spec_agree(role: Path) -> None:
+    spec = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))["argument_specs"]["main"].get("options") or {}
+    path = role / "defaults" / "main.yml"
+    defaults = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+    assert set(defaults) <= set(spec), "an option that the spec does not know"
+    differing = {name for name, value in defaults.items() if spec[name].get("default") != value}
+    assert not differing
