@@ -51,7 +51,7 @@ def build_indexes(context: Context) -> None:
 def validate(context: Context, digest: str) -> dict[str, float]:
     """Compare every column of every row."""
     found = verify.compare(context, PLAN_TIME, options=verify.Options(digest=digest))
-    return {"rows": sum(table.source_rows for table in found.tables), "findings": len(found.findings)}
+    return {"rows": sum(table.source_rows for table in found.tables.values()), "findings": len(found.findings)}
 
 
 def look(context: Context) -> dict[str, float]:
