@@ -47,7 +47,8 @@ def _near(path: str, root: str) -> str:
 def _headline(status: Mapping[str, Any]) -> str:
     if not status["run_id"]:
         return "No migration has begun."
-    headline = f"Migration {status['run_id']} is {status['state'].replace('_', ' ')} (begun {status['opened_at']}, plan {status['plan_digest'][:12]})"
+    begun = f"begun {status['opened_at']}, plan {status['plan_digest'][:12]}, timestamp {status['plan_time']}"
+    headline = f"Migration {status['run_id']} is {status['state'].replace('_', ' ')} ({begun})"
     return headline if status["plan_matches"] else headline + ": NOT the plan of today's mappings"
 
 

@@ -232,6 +232,7 @@ def to_dict(status: Status) -> dict[str, Any]:
     return {
         "run_id": migration.run_id if migration else "",
         "state": migration.state if migration else "none",
+        "plan_time": migration.plan_time if migration else "",
         "opened_at": _utc(migration.opened_at) if migration else "",
         "plan_digest": migration.plan_digest if migration else "",
         "plan_matches": migration is None or migration.plan_digest == status.plan_digest,

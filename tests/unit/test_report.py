@@ -108,6 +108,7 @@ def shown(**changed: Any) -> list[str]:
     state = {
         "run_id": "r1",
         "state": "open",
+        "plan_time": "2026-01-02 03:04:05.678",
         "opened_at": "then",
         "plan_digest": "a" * 64,
         "plan_matches": True,
