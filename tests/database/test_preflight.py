@@ -74,6 +74,13 @@ DIRTY = {
         INSERT INTO users_role (id, user_id, role_type, company_id, institution_id, is_active, granted_by, granted_at, created_at, updated_at)
         VALUES (900001, 999999, 'student', 888888, 777777, true, 666666, now(), now(), now());
         INSERT INTO auth_user_user_permissions (user_id, permission_id) VALUES (9003, 999999), (999999, 1)""",
+    "dependants": """
+        INSERT INTO users_profile (id, user_id, profile_type, is_public, created_at, updated_at) VALUES (900001, 9001, 'student', true, now(), now());
+        INSERT INTO users_role (id, user_id, role_type, is_active, granted_by, granted_at, created_at, updated_at)
+        VALUES (900002, 9003, 'student', true, 9004, now(), now(), now());
+        INSERT INTO companies (id, user_id, company_name, is_verified, created_at, updated_at) VALUES (800001, 9004, 'c', true, now(), now());
+        INSERT INTO users_role (id, user_id, role_type, is_active, company_id, granted_at, created_at, updated_at)
+        VALUES (900003, 9003, 'student', true, 800001, now(), now(), now())""",
     "students": """
         ALTER TABLE students ALTER gpa TYPE numeric, ALTER year_of_study TYPE bigint, ALTER skills TYPE json USING skills::json;
         ALTER TABLE students DROP CONSTRAINT students_student_id_key, ALTER student_id TYPE varchar(90);
@@ -160,7 +167,14 @@ def test_quarantine_takes_the_row_and_all_that_depends_on_it(context: Context, o
     assert by_target["auth_service.users"] == {"9001": "blank", "9002": "blank", "9004": "unique"}
     assert by_target["auth_service.permissions"] == {"9001": "length", "9003": "unique", "9004": "foreign_key"}
     assert by_target["auth_service.user_permissions"] == {"[9003, 999999]": "foreign_key", "[999999, 1]": "foreign_key"}
-    assert by_target["user_service.roles"] == {"[9003, 9001]": "length", "[9003, 999999]": "not_null", "900001": "foreign_key"}
+    assert by_target["user_service.roles"] == {
+        "[9003, 9001]": "length",
+        "[9003, 999999]": "not_null",
+        "900001": "foreign_key",
+        **dict.fromkeys(("900002", "900003"), "dependant"),
+    }
+    assert by_target["user_service.profiles"] == {"900001": "dependant"}
+    assert by_target["user_service.company_profiles"] == {"800001": "dependant"}
     assert {key for key, rule in by_target["auth_service.migration.id_map"].items()} == {"9001", "9002", "9003", "9004"}
 
 
