@@ -1,6 +1,6 @@
 # Everything a newcomer needs is `make demo` and `make test`; `make help` lists the rest.
 SHELL := /bin/sh
-PYTHON ?= $(firstword $(foreach name,python3.13 python3.12 python3.11 python3,$(shell command -v $(name) 2>/dev/null)))
+PYTHON ?=
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(CURDIR)/$(VENV)/bin

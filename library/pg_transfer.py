@@ -143,6 +143,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration import control, files, id_map_csv
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.driver import database_errors
 from ..module_utils.migration.dry_run import Preview, preview
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
@@ -306,7 +307,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**carry(module))
+        with database_errors("the migration's databases", "carrying the tables; finished chunks are kept"):
+            result = carry(module)
+        module.exit_json(**result)
     except MigrationError as exc:
         module.fail_json(msg=str(exc))
 

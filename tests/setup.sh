@@ -1,26 +1,32 @@
 #!/bin/sh
 # Make the virtual environment from the hash-locked requirements: with uv when it is there or can be had, else with pip.
 set -eu
-python=$1 venv=$2
-if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "setup: Python 3.11 or newer is needed, found: ${python:-none}; install one or say which: make PYTHON=/path/to/python3.12 $*" >&2
+wanted=$1 venv=$2
+fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+python=""
+for name in ${wanted:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    if fits "$name"; then
+        python=$name
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    echo "setup: Python 3.11 or newer is needed, and ${wanted:-python3} is not; install one, or say where it is: make PYTHON=/path/to/python3.12 demo" >&2
     exit 1
 fi
 if ! "$python" -m venv --clear "$venv"; then
     echo "setup: $python cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)" >&2
     exit 1
 fi
-echo "setup: installing the locked requirements into $venv ..."
-if command -v uv >/dev/null 2>&1; then
-    uv=$(command -v uv)
-elif "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
+echo "setup: installing the locked requirements into $venv with $("$python" --version) ..."
+with_pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+uv=$(command -v uv || true)
+if [ -z "$uv" ] && with_pip uv; then
     uv="$venv/bin/uv"
-else
-    uv=""
 fi
-if [ -n "$uv" ]; then
-    VIRTUAL_ENV="$PWD/$venv" "$uv" pip install --quiet --require-hashes --link-mode copy -r requirements.txt
-else
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+# uv reads none of pip's settings (a certificate, another index), so where it fails pip still may not.
+if [ -z "$uv" ] || ! VIRTUAL_ENV="$PWD/$venv" UV_SYSTEM_CERTS=true "$uv" pip install --quiet --require-hashes --link-mode copy -r requirements.txt; then
+    echo "setup: installing with pip instead, this takes a minute ..."
+    with_pip --require-hashes -r requirements.txt
 fi
 touch "$venv/.ready"

@@ -57,6 +57,8 @@ def plan_chunks(source: driver.Connection, schema: str, unit: Unit, size: int, m
     part = unit.part
     total = estimate(source, part.source(schema))
     table, column = _driver(source, schema, part)
+    if not table:
+        return [_chunk(unit, None, None, total, mode)]  # no table says where to cut
     if total < size and not _larger_than(source, part.source(schema), size):
         return [_chunk(unit, None, None, total, mode)]
     if part.query is None:
@@ -106,8 +108,6 @@ def _driver(source: driver.Connection, schema: str, part: Part) -> tuple[str, st
 
 def _walk(source: driver.Connection, schema: str, table: str, column: str, step: int) -> Iterator[str]:
     """Yield every step-th value of a column, as text, ascending and without repetition."""
-    if not table:
-        return
     name, relation = ident(column), qualified(schema, table)
     if _indexed(source, relation, column):
         statement = (
@@ -118,7 +118,7 @@ def _walk(source: driver.Connection, schema: str, table: str, column: str, step:
     else:
         statement = (
             f"SELECT k::text FROM (SELECT DISTINCT k FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS n"
-            f" FROM {relation} WHERE {name} IS NOT NULL) AS numbered WHERE n % {step} = 0) AS bounds ORDER BY k"
+            f" FROM {relation} WHERE {name} IS NOT NULL) AS numbered WHERE n % {step} = 0) AS bounds ORDER BY bounds.k"
         )
     for (value,) in driver.rows(source, statement):
         yield value
@@ -129,6 +129,7 @@ def _indexed(source: driver.Connection, relation: str, column: str) -> bool:
         driver.scalar(
             source,
             "SELECT EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+            " JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'"
             f" WHERE i.indrelid = {literal(relation)}::regclass AND a.attname = %s AND i.indisvalid AND i.indpred IS NULL)",
             (column,),
         )

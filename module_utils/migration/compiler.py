@@ -178,6 +178,12 @@ def _reads(part: m.Part, cells: tuple[Cell, ...]) -> tuple[tuple[Read, ...], tup
 
 
 def _check_touches(part: m.Part, found: Reads, place: str) -> None:
+    for touch in part.touches:
+        if touch.table in found.repeated and touch.result != m.EVERY:
+            raise MigrationError(
+                f"{part.place}: {place} reads {touch.table!r} more than once, so no one column says which rows a change in it touches;"
+                f" write {touch.table}: '*' in 'refresh'"
+            )
     named = {touch.table for touch in part.touches}
     for table in found.tables:
         if table not in named:
@@ -225,7 +231,7 @@ def _constant(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (dict, list)):
-        return literal(json.dumps(value, ensure_ascii=False))
+        return literal(json.dumps(value, ensure_ascii=False, default=str))
     return literal(str(value))
 
 

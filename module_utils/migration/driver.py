@@ -35,6 +35,12 @@ PINNED: Mapping[str, str] = {
     "standard_conforming_strings": "on",
     "lc_monetary": "C",
     "idle_in_transaction_session_timeout": "0",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    # The server's side: a runner that vanishes gives its locks back within a minute.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
 }
 CONNECT_TIMEOUT = 10  # seconds
 
@@ -102,14 +108,15 @@ class Endpoint:
 def redact(exc: BaseException) -> str:
     """Return what an error of PostgreSQL may say aloud: its first line and SQLSTATE, no DETAIL, no CONTEXT, no values.
 
-    Class 22 messages ("invalid input syntax for type integer: ...") quote the value, so only their condition is named.
+    Class 22 messages ("invalid input syntax for type integer: ...") and those of a trigger's RAISE quote values, so only their
+    condition is named.
     """
     diag = getattr(exc, "diag", None)
     state = getattr(exc, "pgcode", None)
     if state is None:
         lines = str(exc).strip().splitlines()
         return lines[0] if lines else type(exc).__name__
-    if state.startswith("22"):
+    if state.startswith(("22", "P0")):
         message = type(exc).__name__
         column = getattr(diag, "column_name", None)
     else:

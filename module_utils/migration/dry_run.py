@@ -13,7 +13,7 @@ from . import driver, ledger
 from .chunks import units
 from .context import Context
 from .driver import database_errors
-from .transfer import Options, planned_chunks, quarantined
+from .transfer import Options, finished, planned_chunks, quarantined
 from .worker import without
 
 APPLICATION_NAME = "edulink-migration dry run"
@@ -34,18 +34,20 @@ class Preview:
     """All tables of a dry run."""
 
     tables: tuple[TablePreview, ...]
+    unfinished: bool = False
 
     @property
     def changed(self) -> bool:
         """Tell whether the transfer would write anything."""
-        return any(table.chunks for table in self.tables)
+        return self.unfinished or any(table.chunks for table in self.tables)
 
 
 def preview(context: Context, options: Options, plan_time: str) -> Preview:
     """Return what run() would do; exact counts, one scan of each source part that is not finished."""
     with ThreadPoolExecutor(max_workers=len(context.plan.services)) as pool:
         found = [pool.submit(_service, context, service, options, plan_time) for service in context.plan.services]
-        return Preview(tuple(table for future in found for table in future.result()))
+        tables = tuple(table for future in found for table in future.result())
+    return Preview(tables, unfinished=not finished(context))
 
 
 def _service(context: Context, service: str, options: Options, plan_time: str) -> list[TablePreview]:

@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from .driver import database_errors
 from .equalize import staged
 from .errors import MigrationError
 from .plan import Part, Target, between
+from .preflight import rejects
 from .progress import Progress
 from .quote import ident
 from .snapshots import read_only_snapshot
@@ -126,6 +128,8 @@ def export_files(context: Context, plan_time: str, folder: Path, options: transf
         _same_plan(context, manifest, plan_time, folder)
         check_folder(folder, manifest)
         return manifest, False
+    if rejects.quarantines(context.plan):
+        raise MigrationError("the way by files cannot quarantine rows; correct them in the source, set the policies to 'block', or go the direct way")
     _prepare_folder(folder)
     holder = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
     try:
@@ -190,10 +194,12 @@ def _same_plan(context: Context, manifest: Manifest, plan_time: str, folder: Pat
 def _prepare_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
-        for path in folder.iterdir():
-            if path.suffixes[-1:] not in ([".gz"], [".partial"]):
+        found = list(folder.iterdir())
+        for path in found:
+            if not re.fullmatch(r"\d{6,}\.(rows|ids)\.gz|manifest\.json\.partial", path.name):
                 raise MigrationError(f"{path}: the folder for the export must be empty; name another one in migrate_files_dir")
+        folder.chmod(0o700)
+        for path in found:
             path.unlink()
     except OSError as exc:
         raise MigrationError(f"{folder}: cannot be used for the export: {exc.strerror}") from exc
@@ -254,12 +260,19 @@ def _prepare_ledger(context: Context, service: str, manifest: Manifest, plan_tim
                 ledger.require_same_plan(pin, context.plan.digest, service)
             ledger.create(connection, context.plan, service, plan_time, run_id)
             if ledger.has_chunks(connection):
+                if not driver.scalar(connection, "SELECT EXISTS (SELECT FROM migration.epochs WHERE id = %s)", (manifest.epoch,)):
+                    raise MigrationError(
+                        f"{service}: its ledger was begun from another snapshot than this folder's; import the folder it was begun with, or roll back first"
+                    )
                 return
             modes = {name: "load" if target.bookkeeping else ledger.load_mode(connection, target) for name, target in known.items()}
+            stages = transfer.stages(context, service, modes)
             ledger.add_chunks(
                 connection,
                 [
-                    ledger.Chunk(entry.id, entry.target, entry.part, entry.low, entry.high, entry.nulls, entry.rows.rows, modes[entry.target])
+                    ledger.Chunk(
+                        entry.id, entry.target, entry.part, entry.low, entry.high, entry.nulls, entry.rows.rows, modes[entry.target], stages[entry.target]
+                    )
                     for entry in manifest.entries
                     if entry.service == service
                 ],
@@ -307,10 +320,8 @@ def _import_all(context: Context, manifest: Manifest, folder: Path, options: tra
 
 
 def _import_chunk(connection: driver.Connection, unit: Unit, entry: Entry, folder: Path, mode: str) -> tuple[int, int]:
-    if ledger.rejected(connection, entry.target, entry.part):
-        raise MigrationError(f"{entry.target}: quarantined rows cannot be kept out of exported files; correct them in the source and export anew")
     rows = _import_piece(connection, unit.target, entry.rows, folder, mode)
-    mapped = _import_piece(connection, unit.id_map, entry.ids, folder, mode) if unit.id_map is not None and entry.ids is not None else 0
+    mapped = _import_piece(connection, unit.id_map, entry.ids, folder, "load") if unit.id_map is not None and entry.ids is not None else 0
     return rows, mapped
 
 

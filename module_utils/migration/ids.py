@@ -52,6 +52,12 @@ def compute(entity_prefix: bytes, key: Sequence[int | str]) -> uuid.UUID:
     return uuid.UUID(bytes=bytes(digest))
 
 
+def minted(value: str) -> bool:
+    """Tell whether a UUID (as text) has the form that compute() gives: bytes 6 and 8 are 0x80."""
+    raw = uuid.UUID(value).bytes
+    return raw[6] == raw[8] == 0x80
+
+
 def fingerprint(namespace: str) -> str:
     """Return 16 hex digits that tell namespaces apart without giving one away."""
     key = hashlib.sha256(namespace.encode()).digest()

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS migration.chunks (
     nulls boolean NOT NULL,
     estimate bigint NOT NULL,
     mode text NOT NULL CHECK (mode IN ('load', 'upsert')),
+    stage integer NOT NULL,
     state text NOT NULL DEFAULT 'planned' CHECK (state IN ('planned', 'done')),
     epoch text,
     rows bigint,
@@ -87,7 +88,10 @@ ID_MAP_KEY = "ALTER TABLE migration.id_map ADD CONSTRAINT id_map_pkey PRIMARY KE
 
 @dataclass(frozen=True)
 class Chunk:
-    """A range of source keys of one part: low <= chunk_by < high; None is open, `nulls` adds rows without a value."""
+    """A range of source keys of one part: low <= chunk_by < high; None is open, `nulls` adds rows without a value.
+
+    A chunk waits for those of lower stages: where foreign keys stand already, parents go first.
+    """
 
     id: int
     target: str
@@ -97,6 +101,7 @@ class Chunk:
     nulls: bool
     estimate: int
     mode: str
+    stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,8 +165,8 @@ def add_chunks(connection: driver.Connection, chunks: Sequence[Chunk]) -> None:
     with connection.cursor() as cursor:
         for chunk in chunks:
             cursor.execute(
-                "INSERT INTO migration.chunks (id, target, part, low, high, nulls, estimate, mode) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",
-                (chunk.id, chunk.target, chunk.part, chunk.low, chunk.high, chunk.nulls, chunk.estimate, chunk.mode),
+                "INSERT INTO migration.chunks (id, target, part, low, high, nulls, estimate, mode, stage) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (chunk.id, chunk.target, chunk.part, chunk.low, chunk.high, chunk.nulls, chunk.estimate, chunk.mode, chunk.stage),
             )
 
 
@@ -169,7 +174,8 @@ def claim(connection: driver.Connection, runner: str) -> Chunk | None:
     """Lock and return a planned chunk that no other worker holds, or None; the lock lasts until the transaction ends."""
     found = driver.rows(
         connection,
-        "SELECT id, target, part, low, high, nulls, estimate, mode FROM migration.chunks WHERE state = 'planned'"
+        "SELECT id, target, part, low, high, nulls, estimate, mode, stage FROM migration.chunks WHERE state = 'planned'"
+        " AND NOT EXISTS (SELECT FROM migration.chunks AS earlier WHERE earlier.state = 'planned' AND earlier.stage < chunks.stage)"
         " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
     return Chunk(*found[0]) if found else None

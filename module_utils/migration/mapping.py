@@ -19,6 +19,8 @@ from .yaml_tree import Node, read, suggest
 POLICIES = ("block", "quarantine", "placeholder")
 RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type")
 KEY_TYPES = ("integer", "text")
+KEEP_TYPES = ("text", "jsonb", "boolean", "smallint", "integer", "bigint", "numeric", "date", "timestamp without time zone", "uuid")
+RESERVED = ("pin", "chunks", "epochs", "controls", "id_map", "rejects")
 PLAN_TIME = "plan_time"
 EVERY = "*"
 
@@ -177,6 +179,13 @@ def _identity(path: Path, shown: str, services: tuple[str, ...]) -> Identity:
     if database not in services:
         raise found["database"].fail(f"no target database is called {database!r}{suggest(database, services)}")
     keep = {name: node.text(f"keep.{name}") for name, node in found["keep"].mapping("keep").items()} if "keep" in found else {}
+    if path.stem in RESERVED:
+        raise root.fail(f"migration.{path.stem} is a table of the migration itself; give the entity another name")
+    for name, node in (found["keep"].mapping("keep") if "keep" in found else {}).items():
+        if name == "id":
+            raise node.fail("'id' is kept always; leave it out of 'keep'")
+        if keep[name] not in KEEP_TYPES:
+            raise node.fail(f"keep.{name}: type {keep[name]!r} is not known{suggest(keep[name], KEEP_TYPES)}")
     if "mints" in found["key"].mapping("key"):
         raise found["key"].fail("an identity mints the entity that its file is named after; leave 'mints' out")
     part = _part("", Node({k: v for k, v in found.items() if k not in ("database", "keep")}, root.place), path.parent, shown, identity=path.stem)
@@ -227,7 +236,11 @@ def _source(node: Node, folder: Path, shown: str) -> tuple[str | None, str | Non
     touches = tuple(_touch(table, touch) for table, touch in found["refresh"].mapping("source.refresh").items())
     if not touches:
         raise found["refresh"].fail("source.refresh must name every table that the query reads")
-    return None, path.read_text(encoding="utf-8"), f"{shown.rpartition('/')[0]}/{name}", touches
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise found["query"].fail(f"{name} is not UTF-8 text (byte {exc.start})") from exc
+    return None, text, f"{shown.rpartition('/')[0]}/{name}", touches
 
 
 def _touch(table: str, node: Node) -> Touch:
@@ -294,7 +307,8 @@ def _policies(node: Node) -> list[Policy]:
             if isinstance(policy, dict):
                 found = chosen.only(f"policy {column}.{rule}", ("placeholder",), ("placeholder",))
                 policy, placeholder = "placeholder", found["placeholder"].text("placeholder")
-            if policy not in POLICIES:
+            if not isinstance(policy, str) or policy not in POLICIES:
+                policy = policy if isinstance(policy, str) else "this"
                 raise chosen.fail(f"policy {column}.{rule}: {policy!r} is not known{suggest(str(policy), POLICIES)}")
             result.append(Policy(column, rule, policy, placeholder, chosen.place))
     return result

@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from . import driver
+from . import driver, ids
 from .context import Context
 from .contract import Contract
 from .equalize import Equalized, equalize, yielded_ids
+from .order import parents_first
 from .plan import Part, Target
 from .snapshots import read_only_snapshot
 from .verify import Finding, Options, compare
@@ -29,7 +30,9 @@ def reconcile(context: Context, plan_time: str) -> int:
         driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
         found = compare(context, plan_time, snapshot=snapshot, options=Options(findings_kept=_ALL))
-        return settle(context, plan_time, snapshot, found.findings).rows
+        # What a service made itself meanwhile stays; validation names it.
+        ours = [item for item in found.findings if item.source_key is not None or item.id is None or ids.minted(item.id)]
+        return settle(context, plan_time, snapshot, ours).rows
     finally:
         holder.close()
 
@@ -126,18 +129,3 @@ def _not_yielded(context: Context, source: driver.Connection, item: _Work) -> li
     return [value for value in item.ids if value not in present]
 
 
-def parents_first(targets: Sequence[Target], contract: Contract) -> list[Target]:
-    """Return the targets so that each comes after those its foreign keys refer to."""
-    refers = {
-        (table.schema, table.name): {(key.references[0], key.references[1]) for key in table.constraints if key.references}
-        for table in contract.tables
-    }
-    ordered: list[Target] = []
-    waiting = list(targets)
-    while waiting:
-        names = {(target.schema, target.table) for target in waiting}
-        free = [t for t in waiting if not (refers.get((t.schema, t.table), set()) - {(t.schema, t.table)}) & names]
-        for target in free or waiting[:1]:  # a cycle of references is taken as it comes
-            ordered.append(target)
-            waiting.remove(target)
-    return ordered

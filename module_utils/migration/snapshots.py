@@ -82,6 +82,9 @@ class Snapshots:
         connection = self._connect()
         try:
             read_only_snapshot(connection, epoch.snapshot)
+            if driver.scalar(connection, "SELECT pg_current_snapshot()::text") != epoch.id.rpartition("@")[2]:
+                connection.close()  # a name is used again after a restart of the source
+                return False
         except Exception as exc:
             connection.close()
             if getattr(exc, "pgcode", None) is None:
@@ -95,10 +98,11 @@ class Snapshots:
         with database_errors(self._context.source.place, "exporting a snapshot"):
             driver.rows(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = str(driver.scalar(connection, "SELECT pg_export_snapshot()"))
+            seen = driver.scalar(connection, "SELECT pg_current_snapshot()::text")
             lsn = driver.scalar(
                 connection, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
             )
-        epoch = Epoch(f"{snapshot}@{lsn}", snapshot)
+        epoch = Epoch(f"{snapshot}@{lsn}@{seen}", snapshot)
         self._holder, self._since = connection, time.monotonic()
         for service in self._context.plan.services:
             target = self._context.connect_target(service, APPLICATION_NAME, autocommit=True)

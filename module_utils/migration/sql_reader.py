@@ -44,13 +44,15 @@ class Reads:
     tables: tuple[str, ...]
     columns: tuple[Read, ...]
     star: tuple[str, ...]
+    repeated: tuple[str, ...] = ()
 
 
 def read_expression(sql: str, place: str) -> tuple[str, ...]:
     """Return the source columns that a scalar expression reads; MigrationError when it is not one."""
     statement = _single_select(f"SELECT (\n{sql}\n)", place, sql)
     targets: tuple[Any, ...] = statement.targetList or ()
-    plain = not any((statement.fromClause, statement.whereClause, statement.groupClause, statement.sortClause, statement.op))
+    clauses = ("fromClause", "whereClause", "groupClause", "havingClause", "sortClause", "limitCount", "limitOffset", "distinctClause", "windowClause", "op")
+    plain = not any(getattr(statement, clause) for clause in clauses)
     if len(targets) != 1 or not plain or targets[0].name:
         raise MigrationError(f"{place}: {_short(sql)}: must be one scalar SQL expression over the source row")
     collector = _collect(statement, place, sql)
@@ -79,7 +81,9 @@ def read_query(sql: str, place: str) -> Reads:
             star.extend(owners)
         elif owners:
             columns.append(Read(owners, column))
-    return Reads(tables, tuple(dict.fromkeys(columns)), tuple(dict.fromkeys(star)))
+    used = [table for table in collector.aliases.values() if table]
+    repeated = tuple(table for table in tables if used.count(table) > 1)
+    return Reads(tables, tuple(dict.fromkeys(columns)), tuple(dict.fromkeys(star)), repeated)
 
 
 def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
@@ -150,6 +154,9 @@ class _Collector(Visitor):
 
     def visit_FuncCall(self, _ancestors: Any, node: Any) -> None:
         self.functions.append(node.funcname[-1].sval)
+
+    def visit_ParamRef(self, _ancestors: Any, node: Any) -> None:
+        self.volatile.append(f"${node.number} (a parameter that nobody gives)")
 
     def visit_SQLValueFunction(self, _ancestors: Any, node: Any) -> None:
         self.volatile.append("CURRENT_... (the time or the user of the session)")

@@ -17,9 +17,9 @@ import multiprocessing
 import multiprocessing.connection
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from . import build, driver, ledger
@@ -28,13 +28,14 @@ from .context import Context
 from .contract import Contract
 from .driver import database_errors
 from .errors import MigrationError
+from .order import levels
 from .plan import Target
 from .preflight import rejects
 from .progress import Progress
 from .quote import ident
 from .snapshots import Snapshots
 from .throttle import Limits, database_pressure, runner_pressure
-from .worker import Job, Report, work
+from .worker import BYTES_A_SECOND, PAUSED, ROWS_A_SECOND, Job, Report, work
 
 PHASE = "migrate"
 APPLICATION_NAME = "edulink-migration migrate"
@@ -145,12 +146,23 @@ def _prepare_service(context: Context, service: str, plan_time: str, run_id: str
                 if ledger.has_chunks(connection):
                     return
             ledger.create(connection, context.plan, service, plan_time, run_id)
+            if (now := ledger.pinned(connection)) is not None:  # another runner may have pinned it while this one waited
+                ledger.require_same_plan(now, context.plan.digest, service)
             if ledger.has_chunks(connection):
                 return  # another runner planned them while this one waited for the lock
             ledger.add_rejects(connection, quarantined(context, service, plan_time))
-            ledger.add_chunks(connection, numbered(planned_chunks(context, connection, service, plan_time, options)))
+            chunks = numbered(planned_chunks(context, connection, service, plan_time, options))
+            order = stages(context, service, {chunk.target: chunk.mode for chunk in chunks})
+            ledger.add_chunks(connection, [replace(chunk, stage=order[chunk.target]) for chunk in chunks])
     finally:
         connection.close()
+
+
+def stages(context: Context, service: str, modes: Mapping[str, str]) -> dict[str, int]:
+    """Return each target's stage: 0 where it is loaded bare, else its depth among the tables it refers to."""
+    contract = Contract.from_dict(dict(context.plan.contracts)[service])
+    depth = {target.name: number for number, level in enumerate(levels(context.plan.of(service), contract)) for target in level}
+    return {name: depth[name] if mode == "upsert" else 0 for name, mode in modes.items()}
 
 
 def quarantined(context: Context, service: str, plan_time: str) -> list[dict[str, object]]:
@@ -207,12 +219,14 @@ class _Crew:
     def run(self) -> None:
         """Start the workers, feed them the snapshot, and wait until the ledger has no chunk left; MigrationError on a fault."""
         fork = multiprocessing.get_context("fork")  # before any thread or connection of this process exists
-        shared = Shared.create(fork, self.options)
+        share = max(1, self.options.workers)
+        # No lock: a worker killed while it held one would stop all others, and each figure is read by itself.
+        shared = fork.RawArray("d", [self.options.limits.rows_per_second / share, self.options.limits.bytes_per_second / share, 0.0])
         ends = [fork.Pipe() for _ in range(self.options.workers)]
         job = Job(self.context, self.plan_time, self.options.runner, self.options.statement_timeout, self.options.lock_timeout)
         every_end = [end for pair in ends for end in pair]
         processes = [
-            fork.Process(target=work, args=(job, number, mine, [end for end in every_end if end is not mine], shared.paused, shared.rates), daemon=True)
+            fork.Process(target=work, args=(job, number, mine, [end for end in every_end if end is not mine], shared), daemon=True)
             for number, (_, mine) in enumerate(ends)
         ]
         for process in processes:
@@ -233,12 +247,13 @@ class _Crew:
         if self._failure is not None:
             raise MigrationError(self._failure)
 
-    def _lead(self, channels: Sequence[Any], processes: Sequence[Any], shared: Shared) -> None:
+    def _lead(self, channels: Sequence[Any], processes: Sequence[Any], shared: Any) -> None:
         with Snapshots(self.context, self.options.runner, self.plan_time) as snapshots:
             epoch = snapshots.join_or_export()
             self.epochs = (epoch.id,)
             for channel in channels:
-                channel.send(epoch)
+                with contextlib.suppress(OSError):  # a worker that is gone is noticed, with its reason, in _listen
+                    channel.send(epoch)
             stop = threading.Event()
             watcher = threading.Thread(target=self._watch, args=(shared, stop), daemon=True)
             watcher.start()
@@ -257,7 +272,7 @@ class _Crew:
             for channel in channels_ready:
                 try:
                     report = channel.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     process = waiting.pop(channel)
                     process.join(timeout=5)
                     self._failure = self._failure or (
@@ -266,6 +281,9 @@ class _Crew:
                     continue
                 if report.kind == "done":
                     waiting.pop(channel)
+                elif report.kind == "lost":
+                    if report.text == self.epochs[-1]:
+                        self._renew(snapshots, waiting)
                 elif report.kind == "error":
                     self._failure = self._failure or report.text
                     waiting.pop(channel)
@@ -275,12 +293,16 @@ class _Crew:
                 for channel in waiting:
                     with contextlib.suppress(OSError):
                         channel.send(None)
-            elif waiting and snapshots.age > self.options.snapshot_max_age:
-                epoch = snapshots.renew()
-                self.epochs += (epoch.id,)
-                for channel in waiting:
-                    with contextlib.suppress(OSError):
-                        channel.send(epoch)
+            elif waiting and 0 < self.options.snapshot_max_age < snapshots.age:
+                self._renew(snapshots, waiting)
+
+    def _renew(self, snapshots: Snapshots, channels: Iterable[Any]) -> None:
+        """Take a new snapshot, because the shared one is gone or too old, and hand it to the workers."""
+        epoch = snapshots.renew()
+        self.epochs += (epoch.id,)
+        for channel in channels:
+            with contextlib.suppress(OSError):
+                channel.send(epoch)
 
     def _totals(self) -> dict[str, list[int]]:
         """Return rows done and rows expected of each target."""
@@ -302,27 +324,26 @@ class _Crew:
         table[1] += report.rows - report.estimate
         self.progress.update(PHASE, report.target, table[0], max(table))
 
-    def _watch(self, shared: Shared, stop: threading.Event) -> None:
-        """Follow the limits in the ledger and the pressure on runner and databases; pause and go on."""
+    def _watch(self, shared: Any, stop: threading.Event) -> None:
+        """Follow the limits in the ledger and the pressure on runner and databases; pause and go on.
+
+        A lost connection is made again; until then the last limits and the last decision stand.
+        """
         connections: dict[str, driver.Connection] = {}
         runner_pressure(self.options.limits)  # the first CPU figure is meaningless
-        try:
-            while not stop.wait(2.0):
+        share = max(1, self.options.workers)
+        while not stop.wait(2.0):
+            try:
                 limits = self._limits(connections)
-                share = max(1, self.options.workers)
-                shared.rates[0], shared.rates[1] = limits.rows_per_second / share, limits.bytes_per_second / share
                 reason = self._pressure(connections, limits)
-                if reason and not shared.paused.is_set():
-                    shared.paused.set()
-                elif not reason and shared.paused.is_set():
-                    shared.paused.clear()
-                self.progress.note(PHASE, f"paused: {reason}" if reason else "")
-        except MigrationError as exc:
-            self.progress.note(PHASE, f"not watching the limits any more: {exc}")
-            shared.paused.clear()
-        finally:
-            for connection in connections.values():
-                connection.close()
+            except MigrationError as exc:
+                self.progress.note(PHASE, f"the limits cannot be read, trying again: {exc}")
+                _close(connections)
+                continue
+            shared[ROWS_A_SECOND], shared[BYTES_A_SECOND] = limits.rows_per_second / share, limits.bytes_per_second / share
+            shared[PAUSED] = 1.0 if reason else 0.0
+            self.progress.note(PHASE, f"paused: {reason}" if reason else "")
+        _close(connections)
 
     def _limits(self, connections: dict[str, driver.Connection]) -> Limits:
         limits = self.options.limits
@@ -352,18 +373,10 @@ class _Crew:
         return reason
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What the parent tells its workers while they run: a pause, and each worker's share of rows and bytes a second."""
-
-    paused: Any
-    rates: Any
-
-    @classmethod
-    def create(cls, fork: Any, options: Options) -> Shared:
-        """Return the shared state with the options' limits."""
-        share = max(1, options.workers)
-        return cls(fork.Event(), fork.Array("d", [options.limits.rows_per_second / share, options.limits.bytes_per_second / share]))
+def _close(connections: dict[str, driver.Connection]) -> None:
+    for connection in connections.values():
+        connection.close()
+    connections.clear()
 
 
 # --- after ------------------------------------------------------------------------------------------------------------
@@ -382,7 +395,7 @@ def complete(context: Context, options: Options, reconcile: Reconcile, plan_time
             return 0, 0
         keys = _add_primary_keys(context, options)
         settled = 0
-        if len(_open_epochs(context)) > 1:
+        if len(_open_epochs(context)) > 1 or any(pin is not None and pin.finished for pin in _pins(context)):
             settled = reconcile(context, plan_time)
         for service in context.plan.services:
             connection = context.connect_target(service, APPLICATION_NAME)

@@ -27,6 +27,8 @@ from .quote import ident
 from .snapshots import Epoch, read_only_snapshot
 
 APPLICATION_NAME = "edulink-migration worker"
+ROWS_A_SECOND, BYTES_A_SECOND, PAUSED = range(3)  # of the figures that the parent shares: this worker's part of the rates, and a pause
+_NO_SUCH_SNAPSHOT = ("42704", "22023")
 _IDLE = 0.3  # seconds between two looks at the ledger while others finish their chunks
 
 
@@ -43,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells its parent: `chunk` (carried), `done` (none left) or `error` (with a text)."""
+    """What a worker tells its parent: `chunk` (carried), `done` (none left), `lost` (the epoch in `text`) or `error` (with a text)."""
 
     kind: str
     target: str = ""
@@ -53,16 +55,16 @@ class Report:
     text: str = ""
 
 
-def work(job: Job, number: int, channel: Any, others: Sequence[Any], paused: Any, rates: Any) -> None:
+def work(job: Job, number: int, channel: Any, others: Sequence[Any], shared: Any) -> None:
     """Carry chunks until the ledger has none; the process's main function.
 
-    `others` are inherited ends of pipes, closed so that every end of file is seen; `rates` are rows and bytes a second.
+    `others` are inherited ends of pipes, closed so that every end of file is seen.
     """
     for other in others:
         other.close()
     mail = _Mailbox(channel)
     try:
-        _Worker(job, number, mail, paused, rates).run()
+        _Worker(job, number, mail, shared).run()
         mail.send(Report("done"))
     except MigrationError as exc:
         mail.send(Report("error", text=str(exc)))
@@ -77,7 +79,7 @@ class _Mailbox:
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._latest: Epoch | None = None
-        self._arrived = threading.Event()
+        self._changed = threading.Condition()
         self.stopped = False
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -85,18 +87,20 @@ class _Mailbox:
         try:
             while True:
                 message = self._channel.recv()
-                if message is None:
-                    self.stopped = True
-                else:
-                    self._latest = message
-                self._arrived.set()
+                with self._changed:
+                    if message is None:
+                        self.stopped = True
+                    else:
+                        self._latest = message
+                    self._changed.notify_all()
         except (EOFError, OSError):
             os._exit(1)
 
-    def epoch(self) -> Epoch | None:
-        """Return the newest epoch, waiting for the first; None when the worker is to stop before it had one."""
-        self._arrived.wait()
-        return self._latest
+    def epoch(self, lost: Epoch | None = None) -> Epoch | None:
+        """Return the newest epoch, waiting for the first (or for another one than `lost`); None when the worker is to stop first."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.stopped or self._latest not in (None, lost))
+            return None if self._latest == lost else self._latest
 
     def send(self, report: Report) -> None:
         try:
@@ -106,8 +110,8 @@ class _Mailbox:
 
 
 class _Worker:
-    def __init__(self, job: Job, number: int, mail: _Mailbox, paused: Any, rates: Any) -> None:
-        self.job, self.mail, self.paused, self.rates = job, mail, paused, rates
+    def __init__(self, job: Job, number: int, mail: _Mailbox, shared: Any) -> None:
+        self.job, self.mail, self.shared = job, mail, shared
         services = job.context.plan.services
         self.services = services[number % len(services) :] + services[: number % len(services)]
         self.units = {(unit.target.name, unit.part.name): unit for service in services for unit in units(job.context.plan, service)}
@@ -124,20 +128,23 @@ class _Worker:
             service: self.job.context.connect_target(service, APPLICATION_NAME, settings=self.settings) for service in self.services
         }
         while not self.mail.stopped:
-            if self.paused.is_set():
-                time.sleep(_IDLE)
-                continue
             epoch = self.mail.epoch()
+            while epoch is not None and epoch != self.epoch:  # also while paused: an old snapshot must not pin vacuum on the source
+                if not self._open_source(epoch):
+                    self.mail.send(Report("lost", text=epoch.id))
+                    epoch = self.mail.epoch(lost=epoch)
             if epoch is None:
                 return
-            if epoch != self.epoch:
-                self._open_source(epoch)
+            if self.shared[PAUSED]:
+                time.sleep(_IDLE)
+                continue
             if not self._carry_one(targets):
                 if not any(self._left(connection) for connection in targets.values()):
                     return
                 time.sleep(_IDLE)
 
-    def _open_source(self, epoch: Epoch) -> None:
+    def _open_source(self, epoch: Epoch) -> bool:
+        """Read in this epoch's snapshot from now on; False when nobody holds it any more."""
         if self.source is not None:
             self.source.close()
         context = self.job.context
@@ -147,9 +154,14 @@ class _Worker:
             settings={"statement_timeout": self.settings["statement_timeout"]},
             autocommit=True,
         )
-        with driver.database_errors(context.source.place, "importing the shared snapshot; run it again"):
+        try:
             read_only_snapshot(self.source, epoch.snapshot)
+        except Exception as exc:
+            if getattr(exc, "pgcode", None) in _NO_SUCH_SNAPSHOT:
+                return False
+            raise MigrationError(f"{context.source.place}: importing the shared snapshot: {redact(exc)}; run it again") from exc
         self.epoch = epoch
+        return True
 
     def _left(self, connection: driver.Connection) -> int:
         count = ledger.remaining(connection)
@@ -182,7 +194,7 @@ class _Worker:
         rows, size = self._copy(connection, unit.target, unit.part, inside, refused, chunk.mode)
         mapped = 0
         if unit.id_map is not None and unit.id_map_part is not None:
-            mapped, extra = self._copy(connection, unit.id_map, unit.id_map_part, inside, refused, chunk.mode)
+            mapped, extra = self._copy(connection, unit.id_map, unit.id_map_part, inside, refused, "load")  # nobody else writes there
             size += extra
             if mapped != rows:
                 raise MigrationError(f"{chunk.target}: {rows} rows were carried but {mapped} ids mapped; nothing of this chunk is kept")
@@ -212,14 +224,14 @@ class _Worker:
 
     def _rest(self, rows: int, size: int, seconds: float) -> None:
         """Sleep so long that this worker keeps its share of the rate limits."""
-        needed = max(
-            rows / self.rates[0] if self.rates[0] else 0.0,
-            size / self.rates[1] if self.rates[1] else 0.0,
-        )
-        while needed > seconds and not self.mail.stopped:
-            nap = min(needed - seconds, 1.0)
-            time.sleep(nap)
-            needed -= nap
+        start = time.monotonic() - seconds
+        while not self.mail.stopped and self.mail.epoch() == self.epoch:
+            pace, flow = self.shared[ROWS_A_SECOND], self.shared[BYTES_A_SECOND]
+            needed = max(rows / pace if pace > 0 else 0.0, size / flow if flow > 0 else 0.0)
+            left = start + needed - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 1.0))
 
 
 def without(part: Part, select: str, refused: Sequence[str]) -> str:
@@ -230,10 +242,15 @@ def without(part: Part, select: str, refused: Sequence[str]) -> str:
 
 
 def _explain(service: str, known: dict[tuple[str, str], Unit], chunk: ledger.Chunk | None, exc: Exception) -> str:
-    lost = getattr(exc, "pgcode", None) is None or str(getattr(exc, "pgcode", "")).startswith(("08", "57"))
+    state = str(getattr(exc, "pgcode", None) or "")
     if chunk is None:
         return f"{service}: {redact(exc)}; finished chunks are kept: run it again"
     unit = known[chunk.target, chunk.part]
     span = f"{unit.part.chunk_by} from {chunk.low or 'the first'} to before {chunk.high or 'the end'}"
-    then = "run it again" if lost else "run playbooks/preflight.yml, which names the rows"
+    if state.startswith(("22", "23")):
+        then = "run playbooks/preflight.yml, which names the rows"
+    elif state == "55P03":
+        then = "somebody holds a lock on the table (pg_locks says who); end that or raise migrate_lock_timeout, then run it again"
+    else:
+        then = "run it again"
     return f"{chunk.target} (chunk {chunk.id}, {span}): {redact(exc)}; this chunk was rolled back, finished chunks are kept: {then}"

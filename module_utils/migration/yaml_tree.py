@@ -85,7 +85,10 @@ def read(path: Path, shown: str) -> Node:
         raise MigrationError(f"{shown}{line}: is not YAML: {getattr(exc, 'problem', None) or 'cannot be parsed'}") from exc
     if root is None:
         raise MigrationError(f"{shown}: is empty")
-    return _convert(root, shown)
+    try:
+        return _convert(root, shown)
+    except RecursionError as exc:
+        raise MigrationError(f"{shown}: a YAML alias contains itself") from exc
 
 
 def _convert(node: Any, shown: str) -> Node:
