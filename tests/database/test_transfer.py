@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import ddl, driver, files, ids, ledger, reconcile, transfer, verify
+from ansible.module_utils.migration import build, ddl, driver, files, ids, ledger, reconcile, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint, connect
@@ -304,3 +304,70 @@ def test_quarantined_rows_and_their_dependants_stay_behind_and_are_on_record(wor
     assert driver.scalar(connection, "SELECT count(*) FROM migration.rejects WHERE target = 'user_service.profiles' AND part = 'profile'") == dependants
     connection.close()
     assert verify.compare(quarantining, PLAN_TIME).differences == 0
+
+
+def killed_on_the_way(context: Context) -> None:
+    """Leave a transfer that was killed after some chunks."""
+    process = multiprocessing.get_context("fork").Process(target=_run_and_die, args=(context, 0.0))
+    process.start()
+    _wait_for_chunks(context, 3)
+    os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()
+
+
+def on(endpoint: Endpoint, *statements: str) -> None:
+    connection = connect(endpoint, application_name="tests", autocommit=True)
+    for statement in statements:
+        driver.rows(connection, statement)
+    connection.close()
+
+
+NATIVE = "INSERT INTO auth_service.users (id, username, email, password_hash) VALUES ('00000000-0000-4000-8000-000000000001', 'native', 'n@x.invalid', '!')"
+
+
+def test_a_services_own_rows_survive_a_resume(world: Context) -> None:
+    on(world.targets["auth_service"], "ALTER TABLE auth_service.users ADD PRIMARY KEY (id)", NATIVE)
+    killed_on_the_way(world)
+    run(world)
+    assert int(content(world)["auth_service.users"].split()[0]) == expected(world)["auth_service.users"] + 1
+
+
+def test_a_source_without_an_index_on_its_key_is_cut_in_the_order_of_values(world: Context) -> None:
+    on(world.source, "ALTER TABLE students DROP CONSTRAINT students_pkey", "UPDATE students SET id = -id WHERE id % 3 = 0")
+    run(world)
+    assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+
+
+def test_where_foreign_keys_stand_already_parents_go_first(world: Context) -> None:
+    for name, contract in world.plan.contracts:
+        build.build(world.targets[name], Contract.from_dict(contract))
+    run(world)
+    assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+    assert verify.compare(world, PLAN_TIME).differences == 0
+
+
+def test_a_service_that_was_rolled_back_alone_is_brought_to_the_other_ones_state(world: Context) -> None:
+    run(world)
+    on(world.targets["user_service"], "DROP SCHEMA migration CASCADE", *(f"TRUNCATE {t.qualified}" for t in world.plan.of("user_service") if not t.bookkeeping))
+    on(
+        world.source,
+        "INSERT INTO auth_user (id, password, is_superuser, username, first_name, last_name, email, is_staff, is_active, date_joined)"
+        " VALUES (2000000000, '!', false, 'late', 'Late', '', 'late@x.invalid', true, true, now())",
+    )
+    run(world)
+    assert verify.compare(world, PLAN_TIME).differences == 0
+
+
+def test_an_export_deletes_nothing_that_is_not_its_own_and_cannot_quarantine(world: Context, tmp_path: Path) -> None:
+    theirs = tmp_path / "prod-2026.sql.gz"
+    theirs.write_bytes(b"theirs")
+    tmp_path.chmod(0o755)
+    with pytest.raises(MigrationError, match="must be empty"):
+        files.export_files(world, PLAN_TIME, tmp_path, options(), Progress(None))
+    assert theirs.read_bytes() == b"theirs"
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+    policy = Policy("email", "blank", "quarantine", None, "test")
+    targets = tuple(dataclasses.replace(t, policies=(policy,)) if t.name == "auth_service.users" else t for t in world.plan.targets)
+    quarantining = dataclasses.replace(world, plan=dataclasses.replace(world.plan, targets=targets))
+    with pytest.raises(MigrationError, match="cannot quarantine"):
+        files.export_files(quarantining, PLAN_TIME, tmp_path / "new", options(), Progress(None))

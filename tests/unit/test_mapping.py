@@ -1,0 +1,110 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A mapping that is wrong is refused in one line with its place; one that is right compiles to what it says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.migration import ids
+from ansible.module_utils.migration.compiler import compile_plan
+from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.mapping import read_mappings
+from ansible.module_utils.migration.plan import Plan
+
+PROJECT = Path(__file__).resolve().parents[2]
+SERVICES = ("auth_service", "user_service")
+
+
+def compiled(mappings: Path, namespace: str = "n" * 32) -> Plan:
+    contracts = {service: parse_contract(service, PROJECT / "roles" / "schema" / "files" / service) for service in SERVICES}
+    return compile_plan(read_mappings(mappings, SERVICES), contracts, ids.fingerprint(namespace))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(PROJECT / "mappings", tmp_path / "mappings"))
+
+
+def replaced(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(tree: Path) -> None:
+        text = (tree / path).read_text(encoding="utf-8")
+        assert old in text
+        (tree / path).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+USERS, ROLES, GROUPS = "auth_service/users.yml", "user_service/roles.yml", "_ids/groups.yml"
+WRONG = {
+    "unknown target column": (replaced(USERS, "email: email", "emial: email"), r"users\.yml:6: .*has no column 'emial'; did you mean 'email'"),
+    "no value": (replaced(USERS, "  two_factor_secret: {value: null}\n", ""), r"users\.yml:\d+: the mapping gives no value for two_factor_secret"),
+    "unknown key": (replaced(USERS, "key:", "kye: 1\nkey:"), r"users\.yml:3: .*unknown key 'kye'"),
+    "key twice": (replaced(USERS, "  email: email", "  email: email\n  email: email"), r"users\.yml:7: 'email' stands twice"),
+    "bad SQL": (replaced(USERS, "NOT is_superuser", "NOT ("), r"users\.yml:9: column is_verified"),
+    "more than an expression": (replaced(USERS, "NOT is_superuser", "true) LIMIT (1"), r"must be one scalar SQL expression"),
+    "a subquery": (replaced(USERS, "NOT is_superuser", "(SELECT true)"), r"a subquery needs a 'source"),
+    "another value at every run": (replaced(USERS, "NOT is_superuser", "now() > date_joined"), r"now gives another value at every run"),
+    "a parameter": (replaced(USERS, "NOT is_superuser", "$1"), r"\$1"),
+    "unknown id map": (replaced(ROLES, "map: users", "map: user"), r"roles\.yml:\d+: .*no mapping mints 'user'; did you mean 'users'"),
+    "a table read but not followed": (replaced(ROLES, "        auth_group: {id: group_id}\n", ""), r"reads 'auth_group', but 'refresh' does not say"),
+    "a file that is not there": (replaced(ROLES, "query: membership.sql", "query: members.sql"), r"there is no file 'members\.sql'"),
+    "an unknown policy": (replaced(USERS, "columns:", "policies: {email: {blank: [quarantine]}}\ncolumns:"), r"users\.yml:\d+: policy email\.blank"),
+    "a type that is none": (replaced(GROUPS, "permissions: jsonb", 'permissions: "jsonb); DROP TABLE x; --"'), r"groups\.yml:\d+: keep\.permissions"),
+    "an alias of itself": (replaced(USERS, "{value: 0}", "&a {value: *a}"), r"users\.yml"),
+    "not YAML": (replaced(USERS, "columns:", "columns: ["), r"users\.yml:\d+: is not YAML"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_mapping_is_refused_with_its_place(tree: Path, name: str) -> None:
+    change, message = WRONG[name]
+    change(tree)
+    with pytest.raises(MigrationError, match=message) as failure:
+        compiled(tree)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_table_used_twice_cannot_be_followed_by_one_column(tree: Path) -> None:
+    path = tree / "user_service" / "staff.sql"
+    path.write_text(
+        "SELECT u.id AS user_id, g.date_joined FROM auth_user AS u JOIN auth_user AS g ON g.id = u.id + 1 WHERE u.is_staff", encoding="utf-8"
+    )
+    with pytest.raises(MigrationError, match="more than once"):
+        compiled(tree)
+
+
+def test_a_service_without_mappings_and_a_folder_without_a_service_are_errors(tree: Path) -> None:
+    with pytest.raises(MigrationError, match="no target database of this name"):
+        read_mappings(tree, ("auth_service",))
+    with pytest.raises(MigrationError, match="no folder for the target database 'billing'"):
+        read_mappings(tree, (*SERVICES, "billing"))
+
+
+def test_the_plan_survives_json_and_its_digest_follows_what_it_does_and_nothing_else(tree: Path) -> None:
+    plan = compiled(tree)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))).digest == plan.digest
+    (tree / USERS).write_text("# a comment\n" + (tree / USERS).read_text(encoding="utf-8"), encoding="utf-8")
+    assert compiled(tree).digest == plan.digest
+    assert compiled(tree, "another namespace, long enough").digest != plan.digest
+    replaced(USERS, "NOT is_superuser", "NOT is_staff")(tree)
+    assert compiled(tree).digest != plan.digest
+
+
+def test_every_target_of_the_specification_is_mapped() -> None:
+    names = {target.name for target in compiled(PROJECT / "mappings").targets if not target.bookkeeping}
+    assert names == {
+        "auth_service.users",
+        "auth_service.permissions",
+        "auth_service.user_permissions",
+        "user_service.profiles",
+        "user_service.roles",
+        "user_service.student_profiles",
+        "user_service.company_profiles",
+    }
