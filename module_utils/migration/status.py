@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,6 +72,7 @@ class Step:
     services: tuple[str, ...]
     ours: bool
     detail: Mapping[str, Any]
+    passed_at: datetime | None = None  # when it last passed in this migration
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,11 @@ class Status:
         """Return what could not be read."""
         return tuple(item.fault for item in self.services if item.fault)
 
+    @property
+    def at_work(self) -> bool:
+        """Return whether the migration's sessions are in any of the targets."""
+        return any(item.sessions for item in self.services)
+
 
 def look(context: Context) -> Status:
     """Return where the migration stands; MigrationError when the control database cannot be reached."""
@@ -107,6 +113,7 @@ def look(context: Context) -> Status:
         migration = control.newest(connection)
         steps = read_steps(connection, migration)
     services = tuple(_service(context, name) for name in context.plan.services)
+    steps = by_ledger(steps, services)
     return Status(migration, context.plan.digest, steps, services, advise(migration, context.plan.digest, steps, services))
 
 
@@ -116,6 +123,16 @@ def read_steps(connection: driver.Connection, migration: Migration | None) -> tu
     return tuple(step for step in found if step is not None)
 
 
+def by_ledger(steps: Sequence[Step], services: Sequence[ServiceState]) -> tuple[Step, ...]:
+    """Return the steps with a transfer that the ledgers know to be complete as passed, whatever a later, needless run of it said."""
+    if not services or not all(item.finished for item in services):
+        return tuple(steps)
+    return tuple(
+        replace(step, outcome="passed", when=step.passed_at or step.when) if step.phase == "migrate" and step.ours and step.outcome == "failed" else step
+        for step in steps
+    )
+
+
 def _step(records: Sequence[Record], phase: str, migration: Migration | None) -> Step | None:
     if not records:
         return None
@@ -123,7 +140,8 @@ def _step(records: Sequence[Record], phase: str, migration: Migration | None) ->
     ours = [item for item in records if migration is not None and item.migration_id == migration.id]
     passed = {str(item.detail.get("service", "")): item.outcome for item in reversed(ours)} if phase in PER_SERVICE else {}
     services = tuple(sorted(name for name, outcome in passed.items() if outcome == "passed"))
-    return Step(phase, last.outcome, last.recorded_at, services, bool(ours) and ours[0].id == last.id, last.detail)
+    passed_at = next((item.recorded_at for item in ours if item.outcome == "passed"), None)
+    return Step(phase, last.outcome, last.recorded_at, services, bool(ours) and ours[0].id == last.id, last.detail, passed_at)
 
 
 def _service(context: Context, service: str) -> ServiceState:
@@ -210,13 +228,16 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
     if not all(item.finished for item in services if not item.fault):
         left = sum(table.chunks - table.chunks_done for item in services for table in item.tables)
         busy = sum(item.sessions for item in services)
-        why = f"{left} chunks are left" if left else "the transfer is not complete"
-        return Next("playbooks/migrate.yml", why + (f"; {busy} sessions are at work now" if busy else "; nobody is at work, run it to go on"))
+        why = f"{left:,} {'chunk is' if left == 1 else 'chunks are'} left" if left else "the transfer is not complete"
+        who = f"{busy} {'session is' if busy == 1 else 'sessions are'} at work now" if busy else "nobody is at work, run it to go on"
+        return Next("playbooks/migrate.yml", f"{why}; {who}")
     if not names <= set(ours["index"].services if "index" in ours else ()):
         return Next("playbooks/index.yml", "keys and indexes are not complete")
     validate = ours.get("validate")
     if validate is None or validate.when < max(ours[name].when for name in ("migrate", "index", "repair") if name in ours):
         return Next("playbooks/validate.yml", "what was carried has not been proven")
+    if validate.outcome == "error":
+        return Next("playbooks/validate.yml", "the last validation could not run")
     if validate.outcome != "passed":
         return Next("playbooks/repair.yml", "the last validation found differences; look at the report, then repair and validate again")
     if "sessions" not in ours:
@@ -225,7 +246,7 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
 
 
 def to_dict(status: Status) -> dict[str, Any]:
-    """Return the status as data; times in UTC, durations in seconds."""
+    """Return the status as data; times in UTC, durations in seconds. Rates and the snapshot's age are of now: only while somebody is at work."""
     migration = status.migration
     stands = migration is not None and migration.state != "rolled_back"  # else a validation speaks of rows that are gone
     validated = next((step.detail for step in status.steps if stands and step.phase == "validate" and step.ours), {})
@@ -248,13 +269,13 @@ def to_dict(status: Status) -> dict[str, Any]:
                 "finished": item.finished,
                 "rejects": item.rejects,
                 "sessions": item.sessions,
-                "snapshot_age": item.snapshot_age,
+                "snapshot_age": item.snapshot_age if status.at_work else None,
                 "unsettled": item.unsettled,
                 "limits": dict(item.limits),
             }
             for item in status.services
         ],
-        "tables": tables(status.services, validated),
+        "tables": [item if status.at_work or "recent_rate" not in item else {**item, "recent_rate": 0} for item in tables(status.services, validated)],
         "faults": list(status.faults),
         "next": {"command": status.next.command, "why": status.next.why},
     }

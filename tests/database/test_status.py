@@ -123,7 +123,20 @@ def test_a_transfer_under_way_shows_rows_rate_and_what_is_left(context: Context)
     table = seen.services[0].tables[0]
     assert (table.rows, table.expected, table.chunks_done, table.chunks) == (270, 370, 3, 4)
     assert table.recent_rate > 0
-    assert seen.next == status.Next("playbooks/migrate.yml", "1 chunks are left; nobody is at work, run it to go on")
+    assert seen.next == status.Next("playbooks/migrate.yml", "1 chunk is left; nobody is at work, run it to go on")
+
+
+def test_rates_and_the_snapshots_age_are_told_only_while_somebody_is_at_work(context: Context) -> None:
+    begin(context)
+    carry(context, "auth_service", done=3, planned=1)
+    add = "INSERT INTO migration.epochs (id, snapshot, lsn, exported_at, runner) VALUES (1, 's', '0/0', clock_timestamp() - interval '5 min', 'here')"
+    with contextlib.closing(context.connect_target("auth_service", "psql", autocommit=True)) as connection:
+        driver.rows(connection, add)
+    for application, told in (("somebody else", False), ("edulink-migration worker", True)):
+        with contextlib.closing(context.connect_target("user_service", application, autocommit=True)):
+            seen = status.to_dict(status.look(context))
+        assert (seen["services"][0]["snapshot_age"] is not None) is told
+        assert (seen["tables"][0]["recent_rate"] > 0) is told
 
 
 def test_what_was_carried_must_be_proven_and_proven_again_after_a_repair(context: Context) -> None:
@@ -141,6 +154,37 @@ def test_what_was_carried_must_be_proven_and_proven_again_after_a_repair(context
     assert report["verdict"]["level"] == "good"
     assert report["outcomes"][context.plan.of("auth_service")[0].name]["equal"] == 90
     assert "</html>" in page(report)
+
+
+def test_a_validation_that_could_not_run_is_run_again(context: Context) -> None:
+    begin(context)
+    finish_load(context)
+    record(context, "validate", "error", {"error": "no connection"})
+    assert status.look(context).next == status.Next("playbooks/validate.yml", "the last validation could not run")
+
+
+def test_a_needless_transfer_that_failed_takes_nothing_back(context: Context) -> None:
+    begin(context)
+    finish_load(context)
+    record(context, "validate", "passed", proven(context))
+    record(context, "migrate", "failed", {"error": "no connection"})
+    seen = status.look(context)
+    assert seen.next.command == "playbooks/sessions.yml"
+    assert {step.phase: step.outcome for step in seen.steps}["migrate"] == "passed"
+    report = collect(context)
+    assert report["verdict"]["level"] == "good"
+    assert report["next"]["command"] == "playbooks/sessions.yml"
+
+
+def test_a_transfer_that_failed_before_its_end_has_failed(context: Context) -> None:
+    begin(context)
+    for service in SERVICES:
+        record(context, "schema", "passed", {"service": service})
+    carry(context, "auth_service", done=1, planned=1)
+    record(context, "migrate", "failed", {"error": "no connection"})
+    seen = status.look(context)
+    assert seen.next.command == "playbooks/migrate.yml"
+    assert {step.phase: step.outcome for step in seen.steps}["migrate"] == "failed"
 
 
 def test_a_database_that_is_gone_is_named_and_the_others_are_shown(context: Context) -> None:

@@ -45,8 +45,10 @@ def collect(context: Context) -> dict[str, Any]:
         except MigrationError as exc:
             states.append(status.ServiceState(service, fault=str(exc)))
     validated = next((step.detail for step in steps if step.phase == "validate" and step.ours), {})
-    advice = status.advise(migration, context.plan.digest, steps, states)
-    return assemble(migration, records, status.tables(states, validated), _over_time(copies) or _recorded_rates(records), rejects, advice)
+    advice = status.advise(migration, context.plan.digest, status.by_ledger(steps, states), states)
+    rates = _over_time(copies) or _recorded_rates(records)
+    carried = all(state.finished for state in states)
+    return assemble(migration, records, status.tables(states, validated), rates, rejects, advice, carried=carried)
 
 
 def assemble(
@@ -56,9 +58,12 @@ def assemble(
     rates: Mapping[str, Sequence[tuple[float, float]]],
     rejects: Sequence[Mapping[str, Any]],
     advice: status.Next,
+    *,
+    carried: bool = False,
 ) -> dict[str, Any]:
-    """Return the report's data, ready for JSON."""
-    newest: dict[str, Record] = {record.kind: record for record in records}
+    """Return the report's data, ready for JSON; when the ledgers say that all is `carried`, no failed run of the transfer says otherwise."""
+    judged = [record for record in records if not (carried and record.kind == "migrate" and record.outcome == "failed")]
+    newest: dict[str, Record] = {record.kind: record for record in judged}
     validated = newest["validate"].detail if "validate" in newest else {}
     ordered = sorted(tables, key=lambda item: ".migration." in str(item["target"]))  # the migration's own tables last
     quarantined: dict[str, int] = {}
@@ -93,6 +98,8 @@ def verdict(migration: Migration | None, newest: Mapping[str, Record]) -> dict[s
         return {"level": "open", "text": "Not proven yet: the services have not been validated since the last rows were written."}
     if validate.outcome == "passed":
         return {"level": "good", "text": "Every column of every row is proven equal on both sides."}
+    if validate.outcome == "error":
+        return {"level": "bad", "text": "Not proven: the last validation could not run."}
     total = sum(item.get("differences") or 0 for item in validate.detail.get("tables", []) if isinstance(item, Mapping))
     return {"level": "bad", "text": f"The last validation found {total:,} difference{'s' * (total != 1)}." if total else "The last validation failed."}
 
