@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,10 +30,21 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
     if report and status["run_id"]:
         lines += ["", f"Report: {_near(report, root)}"]
     where = f" -i {_near(inventory, root)}" if inventory else ""
-    lines += ["", f"Next: ansible-playbook {status['next']['command']}{where}", f"      ({status['next']['why']})"]
+    lines += ["", f"Next: {playbook_command(root)} {status['next']['command']}{where}", f"      ({status['next']['why']})"]
     if hints and _proven(tables):
         lines += ["", "Or try:", *(f"  {hint}" for hint in hints)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def playbook_command(root: str) -> str:
+    """Return what to type for this controller's ansible-playbook in the project's `root`: relative to it, by name, or in full."""
+    own = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "ansible-playbook")
+    found = shutil.which("ansible-playbook")
+    if not os.path.exists(own):
+        return "ansible-playbook"
+    if not os.path.relpath(own, root).startswith(".."):
+        return os.path.relpath(own, root)
+    return "ansible-playbook" if found and os.path.samefile(found, own) else own
 
 
 def _bookkeeping(item: Mapping[str, Any]) -> bool:
@@ -61,11 +74,11 @@ def _service(item: Mapping[str, Any]) -> list[str]:
         return [f"  {item['service']}: {item['fault']}"]
     lines = []
     if item["snapshot_age"] is not None:
-        lines.append(f"  {item['service']}: the source's snapshot is {item['snapshot_age'] / 60:.0f} minutes old; it holds vacuum back")
+        lines.append(f"  {item['service']}: the source's snapshot is {_many(round(item['snapshot_age'] / 60), 'minute', 'minutes')} old; it holds vacuum back")
     if item["sessions"]:
-        lines.append(f"  {item['service']}: {item['sessions']} sessions are at work")
+        lines.append(f"  {item['service']}: {_many(item['sessions'], 'session is', 'sessions are')} at work")
     if item["rejects"]:
-        lines.append(f"  {item['service']}: {item['rejects']} rows are quarantined in migration.rejects")
+        lines.append(f"  {item['service']}: {_many(item['rejects'], 'row is', 'rows are')} quarantined in migration.rejects")
     if item["limits"]:
         lines.append(f"  {item['service']}: limits set while running: " + ", ".join(f"{name}={value:g}" for name, value in item["limits"].items()))
     return lines
@@ -123,6 +136,10 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [made[0], "-" * len(made[0]), *made[1:]]
 
 
+def _many(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"
+
+
 def _count(number: float | None) -> str:
     return "-" if number is None else f"{number:,.0f}"
 
@@ -138,4 +155,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"migration_summary": migration_summary}
+        return {"migration_summary": migration_summary, "playbook_command": playbook_command}

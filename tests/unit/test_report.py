@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -24,8 +25,12 @@ NEXT = status.Next("playbooks/validate.yml", "because")
 TABLE = {"target": "svc.t", "chunks": 1, "chunks_done": 1, "rows": 10, "started": 5.0, "ended": 7.0, "seconds": 2.0, "rate": 5}
 
 
+PROJECT = Path(__file__).resolve().parents[2]
+OWN = Path(sys.executable).with_name("ansible-playbook")
+
+
 def load_filter() -> Any:
-    path = Path(__file__).resolve().parents[2] / "filter_plugins" / "summary.py"
+    path = PROJECT / "filter_plugins" / "summary.py"
     spec = importlib.util.spec_from_file_location("summary", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -98,6 +103,7 @@ def test_rows_are_spread_over_the_time_that_their_chunk_took() -> None:
         ([record(1, "validate", "passed")], "good"),
         ([record(1, "validate", "passed"), record(2, "migrate", "passed")], "open"),
         ([record(1, "validate", "failed", tables=[{"differences": 2}])], "bad"),
+        ([record(1, "validate", "error", error="no connection")], "bad"),
     ],
 )
 def test_the_verdict_is_good_only_when_the_last_word_is_a_proof(records: list[Record], level: str) -> None:
@@ -126,7 +132,7 @@ def test_the_closing_table_has_rows_differences_seconds_and_a_total() -> None:
     assert [line.split() for line in lines if line.startswith("svc.t")] == [["svc.t", "10", "10", "0", "2.00", "5"]]
     assert [line.split()[-5:] for line in lines if line.startswith("total")] == [["10", "10", "0", "2.00", "5"]]
     assert "Report: artifacts/r.html" in lines
-    assert "Next: ansible-playbook playbooks/x.yml -i inventories/lab" in lines
+    assert any(line.startswith("Next: ") and line.endswith("ansible-playbook playbooks/x.yml -i inventories/lab") for line in lines)
     assert "  a hint" in lines
 
 
@@ -141,3 +147,31 @@ def test_a_transfer_under_way_shows_percent_and_time_left() -> None:
 
 def test_another_plan_is_said_loudly() -> None:
     assert "NOT the plan of today's mappings" in shown(plan_matches=False)[0]
+
+
+def test_a_needless_transfer_that_failed_takes_no_proof_back() -> None:
+    records = [record(1, "migrate", "passed"), record(2, "validate", "passed"), record(3, "migrate", "failed")]
+    verdicts = [collect.assemble(MIGRATION, records, [TABLE], {}, [], NEXT, carried=carried)["verdict"]["level"] for carried in (True, False)]
+    assert verdicts == ["good", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "typed"),
+    [
+        (OWN.parents[2], "", str(OWN.relative_to(OWN.parents[2]))),
+        (OWN.parents[2], str(OWN.parent), str(OWN.relative_to(OWN.parents[2]))),
+        ("/elsewhere", str(OWN.parent), "ansible-playbook"),
+        ("/elsewhere", "", str(OWN)),
+    ],
+)
+def test_the_suggested_command_can_be_typed_as_it_is(root: Path | str, path: str, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", path)
+    assert load_filter().playbook_command(str(root)) == typed
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_one_is_not_many(number: int) -> None:
+    service = {"service": "svc", "fault": "", "snapshot_age": 60.0 * number, "sessions": number, "rejects": number, "limits": {}}
+    text = " ".join(shown(services=[service]))
+    told = ("1 minute old", "1 session is", "1 row is") if number == 1 else ("2 minutes old", "2 sessions are", "2 rows are")
+    assert all(words in text for words in told)
