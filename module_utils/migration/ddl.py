@@ -24,6 +24,10 @@ APPLICATION_NAME = f"{catalog.APPLICATION_PREFIX} ddl"
 MODES = ("auto", "plain", "concurrent")
 ORDER = ("drop", "primary_key", "unique", "index", "check", "foreign_key", "analyze")
 
+SHOWN = 3  # differences named in one message
+UNCHANGED = ". Nothing was changed"
+SQL_FILES = "roles/schema/files/"
+
 Found = Mapping[tuple[str, str], FoundTable]
 
 
@@ -81,6 +85,17 @@ def diff(place: str, actions: Sequence[Action]) -> dict[str, str]:
     return {"before": "", "after": "".join(lines), "before_header": place, "after_header": f"{place}, DDL"}
 
 
+def sql_place(path: str, line: int) -> str:
+    """Return file:line of a contract's SQL as it is named in the project, wherever the project lies."""
+    _, found, tail = path.rpartition(SQL_FILES)
+    return f"{found}{tail}:{line}"
+
+
+def _first(differences: Sequence[str]) -> str:
+    more = len(differences) - SHOWN
+    return "; ".join(differences[:SHOWN]) + (f"; and {more} more of {len(differences)} differences" if more > 0 else "")
+
+
 def search_path(contract: Contract) -> dict[str, str]:
     """Return the setting under which a contract's names mean what its SQL meant."""
     return {"search_path": f"{ident(contract.service)}, public"}
@@ -109,7 +124,7 @@ def read(connection: driver.Connection, contract: Contract) -> Found:
 def plan_schema(connection: driver.Connection, contract: Contract) -> tuple[Action, ...]:
     """Return what is missing of schemas, types, functions, tables and the database's search_path.
 
-    MigrationError, naming every difference, when something exists that is not what the contract says.
+    MigrationError, naming the first differences, when something exists that is not what the contract says.
     """
     place = _database(connection)
     differences: list[str] = []
@@ -131,8 +146,8 @@ def plan_schema(connection: driver.Connection, contract: Contract) -> tuple[Acti
             actions += _search_path_action(connection, contract)
     if differences:
         raise MigrationError(
-            f"{place} has what the contract does not allow: {'; '.join(differences)}."
-            f" Nothing was changed: change the database, or the SQL of {contract.service} in roles/schema/files, and run again"
+            f"{place} has what the contract does not allow: {_first(differences)}{UNCHANGED}:"
+            f" change the database, or the SQL of {contract.service} in roles/schema/files, and run again"
         )
     return tuple(actions)
 
@@ -146,14 +161,14 @@ def create_table(table: TableSpec) -> str:
 
 def _table_differences(connection: driver.Connection, table: TableSpec, found: FoundTable) -> list[str]:
     """Return how an existing table differs from the contract, a phrase for each column."""
-    where = f"{table.path}:{table.line}"
+    where = sql_place(table.path, table.line)
     if found.kind != "r":
         kinds = {"v": "a view", "m": "a materialised view", "p": "a partitioned table", "f": "a foreign table", "S": "a sequence", "i": "an index"}
         return [f"{table.key} is {kinds.get(found.kind, 'no ordinary table')}, the contract ({where}) says an ordinary table"]
     differences: list[str] = []
     existing = {column.name: column for column in found.columns}
     for column in table.columns:
-        place = f"{table.path}:{column.line}"
+        place = sql_place(table.path, column.line)
         if column.name not in existing:
             differences.append(f"{table.key}.{column.name} is missing, the contract ({place}) says {column.definition}")
             continue
@@ -198,7 +213,7 @@ def _same_type(connection: driver.Connection, column: ColumnSpec, found: FoundCo
 def _preamble_state(connection: driver.Connection, statement: Statement) -> tuple[bool, str]:
     """Return whether a schema, type, ... exists, and how it differs from the contract if it does."""
     name = statement.object
-    where = f"({statement.path}:{statement.line})" if statement.path else ""
+    where = f"({sql_place(statement.path, statement.line)})" if statement.path else ""
     match statement.kind:
         case "schema":
             return driver.scalar(connection, "SELECT true FROM pg_namespace WHERE nspname = %s", name) is not None, ""
@@ -403,7 +418,7 @@ def _index_actions(
         if taken is not None and taken.valid:
             raise MigrationError(
                 f"{place}: index {spec.name} on {table.key} exists with another definition than the contract"
-                f" ({table.path}:{spec.line}) gives: {spec.definition}; drop or rename it and run again"
+                f" ({sql_place(table.path, spec.line)}) gives: {spec.definition}; drop or rename it and run again"
             )
         steps += _drop_invalid(place, table, found, spec.name, concurrent)
     steps.append(_create_index(table, spec, concurrent))
@@ -429,7 +444,7 @@ def _drop_invalid(place: str, table: TableSpec, found: FoundTable, name: str, co
 
 def _refuse_other(place: str, table: TableSpec, found: FoundTable, spec: ConstraintSpec) -> None:
     """Raise when the table has another primary key, or the name belongs to something else."""
-    where = f"the contract ({table.path}:{spec.line}) says {spec.name} {spec.definition}"
+    where = f"the contract ({sql_place(table.path, spec.line)}) says {spec.name} {spec.definition}"
     other = next((item for item in found.constraints if item.kind == "p"), None)
     if spec.kind == "primary_key" and other is not None:
         raise MigrationError(f"{place}: {table.key} has the primary key {other.name} ({', '.join(other.columns)}), {where}; drop it and run again")
