@@ -49,7 +49,7 @@ def preflight_files(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _line(item: Mapping[str, Any]) -> str:
     where = f"{item['place']} {item['column']}".strip() if item["column"] else item["place"]
-    count = "" if item["count"] is None else f"{item['count']:,} rows: "
+    count = "" if item["count"] is None else f"{item['count']:,} {'row' if item['count'] == 1 else 'rows'}: "
     keys = f" (keys {', '.join(item['keys'])}{', ...' if item['count'] is None or item['count'] > len(item['keys']) else ''})" if item["keys"] else ""
     step = f" -> {item['next_step']}" if item["next_step"] else ""
     return f"{item['level'].upper():<4} {item['rule']:<11} {where}: {count}{item['message']}{keys}{step}"

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import build, ddl, transfer, verify
+from ansible.module_utils.migration import build, ddl, ids, transfer, verify
+from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Policy
 from ansible.module_utils.migration.preflight import rejects, release
 from ansible.module_utils.migration.preflight import run as preflight
@@ -23,7 +27,7 @@ from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.throttle import Limits
 
 from tests.conftest import execute
-from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, make_world, read_plan
+from tests.mutation.world import NAMESPACE, PLAN_TIME, PROJECT, SERVICES, fill, make_world, read_plan
 
 
 @pytest.fixture
@@ -224,3 +228,95 @@ def test_quarantine_is_carried_to_a_validated_end_and_a_corrected_row_comes_in_l
     assert outcome.differences == 0
     assert sum(table.rejected for table in outcome.tables.values()) == before - len(planned.rows)
     assert release.plan_release(context, PLAN_TIME).rows == ()
+
+
+def stopping(report: preflight.Report) -> list[tuple[str, str, str]]:
+    """Return rule, column and message of what stops, the server's own readiness aside."""
+    return [(item.rule, item.column, item.message) for item in report.findings if item.level == "stop" and "pg_dump" not in item.message]
+
+
+def remapped(context: Context, folder: Path, path: str, old: str, new: str) -> Context:
+    """Return the context with one text of one mapping changed."""
+    file = Path(copytree(PROJECT / "mappings", folder / "mappings")) / path
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    contracts = {name: Contract.from_dict(data) for name, data in context.plan.contracts}
+    plan = compile_plan(read_mappings(folder / "mappings", SERVICES), contracts, ids.fingerprint(NAMESPACE))
+    return replace(context, plan=plan)
+
+
+def line_of(path: str, text: str) -> int:
+    """Return the number of the first line of a mapping that holds a text."""
+    lines = (PROJECT / "mappings" / path).read_text(encoding="utf-8").splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+def test_a_table_that_may_not_be_read_is_said_once_with_its_grant(
+    context: Context, options: preflight.Options, databases: Callable[..., Endpoint]
+) -> None:
+    source = databases("monolith", role=True)
+    fill(source, 50, seed=3)
+    execute(source, "UPDATE users_role SET granted_by = NULL", "REVOKE SELECT ON users_profile FROM CURRENT_USER")
+    report = preflight.run(replace(context, source=source), options, None)
+    ((rule, _, message),) = stopping(report)
+    assert (rule, message.partition(" cannot be read")[0]) == ("privilege", "public.users_profile")
+    assert any(item.next_step == "GRANT SELECT ON public.users_profile TO the reading role" for item in report.findings)
+
+
+def test_a_table_of_which_some_columns_may_be_read_asks_for_the_grant_once(
+    context: Context, options: preflight.Options, databases: Callable[..., Endpoint]
+) -> None:
+    source = databases("monolith", role=True)
+    fill(source, 50, seed=3)
+    execute(source, "UPDATE users_role SET granted_by = NULL", "REVOKE SELECT ON companies FROM CURRENT_USER", "GRANT SELECT (id) ON companies TO CURRENT_USER")
+    report = preflight.run(replace(context, source=source), options, None)
+    found = [item for item in report.findings if item.level == "stop" and item.target == "user_service.company_profiles"]
+    assert [(item.rule, item.next_step) for item in found] == [("privilege", "GRANT SELECT ON companies TO the reading role")]
+    assert all(item.rule == "privilege" for item in report.findings if item.level == "stop")
+
+
+def test_a_renamed_column_is_said_by_coverage_alone(context: Context, options: preflight.Options) -> None:
+    execute(context.source, "ALTER TABLE users_profile RENAME phone TO phone_number")
+    found = stopping(preflight.run(context, options, None))
+    assert found == [
+        ("coverage", "phone", "public.users_profile has no column phone"),
+        ("coverage", "phone_number", "public.users_profile.phone_number is read by no mapping and not in 'dropped'"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("source: auth_user", "source: auth_usr", ("coverage", "", "the source has no table public.auth_usr (did you mean auth_user?)")),
+        ("email: email", "email: emial", ("coverage", "emial", "public.auth_user has no column emial (did you mean email?)")),
+        ("NOT is_superuser", "NOT is_supruser", ("coverage", "is_supruser", "public.auth_user has no column is_supruser (did you mean is_superuser?)")),
+        ('{sql: "NOT is_superuser"}', "{value: maybe}", ("type", "is_verified", "'maybe' is no boolean")),
+    ],
+)
+def test_a_slip_in_a_mapping_is_one_finding(
+    context: Context, options: preflight.Options, tmp_path: Path, old: str, new: str, expected: tuple[str, str, str]
+) -> None:
+    path = "auth_service/users.yml"
+    report = preflight.run(remapped(context, tmp_path, path, old, new), options, None)
+    assert stopping(report) == [expected]
+    place = next(item.place for item in report.findings if item.message == expected[2])
+    assert place == f"mappings/{path}" + (f":{line_of(path, old)}" if expected[1] else "")
+
+
+def test_a_database_without_any_mapped_table_is_one_finding(context: Context, options: preflight.Options, databases: Callable[..., Endpoint]) -> None:
+    source = databases("another")
+    report = preflight.run(replace(context, source=source), options, None)
+    (finding,) = [item for item in report.findings if item.level == "stop"]
+    assert finding.message.startswith(f"database {source.dbname} on {source.name} has none of the ")
+    assert finding.next_step == f"check login_db and source_schema in host_vars/{source.name}"
+
+
+def test_a_table_of_another_make_is_named_by_three_differences_and_their_count(context: Context, options: preflight.Options) -> None:
+    execute(context.targets["user_service"], "CREATE SCHEMA user_service", "CREATE TABLE user_service.profiles (id uuid)")
+    report = preflight.run(context, options, None)
+    (finding,) = [item for item in report.findings if item.level == "stop"]
+    assert finding.rule == "drift"
+    assert finding.message.count("the contract (roles/schema/files/user_service/") == ddl.SHOWN
+    assert finding.message.endswith(" differences")
+    assert str(PROJECT) not in finding.message

@@ -114,3 +114,9 @@ def test_the_lines_give_place_count_keys_and_next_step(filters: ModuleType) -> N
     assert lines[-1] == "1 stop, 0 warn, 0 info"
     assert "svc.x.name: is too long. Next: shorten it" in filters.preflight_verdict(report)
     assert [item["name"] for item in filters.preflight_files(report)] == ["preflight.json"]
+
+
+def test_one_row_is_a_row(filters: ModuleType) -> None:
+    finding = Finding("warn", "mappings/x.yml:3", "case", "m", count=1)
+    (line, *_) = filters.preflight_lines({"findings": [finding.to_dict()], "rows": [], "seconds": {}})
+    assert line == "WARN case        mappings/x.yml:3: 1 row: m"

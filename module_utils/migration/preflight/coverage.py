@@ -9,26 +9,36 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from ..plan import Part, Plan
+from ..plan import Part, Plan, Read
+from .contract_checks import minting_part, scanned
 from .findings import STOP, Finding
 from .source_catalog import SourceCatalog
 
 
 def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
-    """Return a finding for each table or column that is unknown, and each column that nothing reads or drops."""
-    findings: list[Finding] = []
-    parts = [part for target in plan.targets for part in target.parts]
+    """Return a finding for each table or column that is unknown, and each column that nothing reads or drops.
+
+    A table that cannot be read is said once, and what is only the other side of a misspelt name is not said again.
+    """
+    parts = [part for _, part in scanned(plan)]
+    findings = _unknown_tables(parts, source)
+    for part in parts:
+        findings += _unknown_columns(part, source) + _unknown_dropped(part, source)
     covered: dict[str, set[str]] = {}
     for part in parts:
-        findings += _unknown(part, source)
         for name, column in _covers(part, source):
             covered.setdefault(name, set()).add(column)
+    misspelt = {found for part in parts for name in part.tables if name not in source.tables and (found := _closest(name, source.tables))}
+    for part in parts:
+        for read in _unknown_reads(part, source):
+            for name in read.tables:
+                covered.setdefault(name, set()).add(_closest(read.column, source.tables[name].columns))
     owners: dict[str, Part] = {}
     for part in parts:
         for name in part.tables:
             owners.setdefault(name, part)
     for name, part in owners.items():
-        table = source.tables.get(name)
+        table = source.tables.get(name) if name not in misspelt else None
         for column in table.columns if table else ():
             if column not in covered.get(name, set()):
                 findings.append(
@@ -38,6 +48,40 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
                     )
                 )  # fmt: skip
     return list(dict.fromkeys(findings))
+
+
+def check_database(plan: Plan, source: SourceCatalog, host: str, database: str) -> list[Finding]:
+    """Return the one finding that says it all when the source has none of the mapped tables."""
+    names = {name for _, part in scanned(plan) for name in part.tables}
+    if not names or any(name in source.tables for name in names):
+        return []
+    message = f"database {database} on {host} has none of the {len(names)} mapped tables in schema {source.schema}"
+    return [Finding(STOP, host, "coverage", message, f"check login_db and source_schema in host_vars/{host}")]
+
+
+def blocked(plan: Plan, source: SourceCatalog) -> frozenset[tuple[str, str]]:
+    """Return (target, part) for every part that check() has found unreadable, or whose parents' tables are."""
+    result = set()
+    for target, part in scanned(plan):
+        parents = [minted[1] for cell in part.cells if cell.key and cell.entity and (minted := minting_part(plan, cell.entity))]
+        if (
+            not _readable(part.tables, source)
+            or _unknown_reads(part, source)
+            or any(not _has_key(parent, source) for parent in parents)
+            or not _readable((name for _, name in part.parents), source)
+        ):
+            result.add((target.name, part.name))
+    return frozenset(result)
+
+
+def _readable(names: Iterable[str], source: SourceCatalog) -> bool:
+    return all(name in source.tables and source.tables[name].readable for name in names)
+
+
+def _has_key(parent: Part, source: SourceCatalog) -> bool:
+    """Return whether a part's keys can be read; in a query every column counts."""
+    unknown = _unknown_reads(parent, source)
+    return _readable(parent.tables, source) and not (unknown if parent.query else [read for read in unknown if read.column in parent.key])
 
 
 def volatile_names(plan: Plan) -> dict[str, str]:
@@ -66,34 +110,48 @@ def check_volatile(names: dict[str, str], volatile: Iterable[str]) -> list[Findi
     ]
 
 
-def _unknown(part: Part, source: SourceCatalog) -> list[Finding]:
+def _unknown_tables(parts: Iterable[Part], source: SourceCatalog) -> list[Finding]:
+    places: dict[str, list[str]] = {}
+    for part in parts:
+        for name in part.tables:
+            places.setdefault(name, []).append(part.label)
     findings = []
-    for name in part.tables:
+    for name, found in places.items():
         table = source.tables.get(name)
         if table is None:
-            findings.append(
-                Finding(
-                    STOP,
-                    part.label,
-                    "coverage",
-                    f"the source has no table {source.schema}.{name}{_meant(name, source.tables)}",
-                    "correct the mapping, or source_schema in the inventory",
-                )
-            )
+            message = f"the source has no table {source.schema}.{name}{_meant(name, source.tables)}{_also(found)}"
+            findings.append(Finding(STOP, found[0], "coverage", message, "correct the mapping, or source_schema in the inventory"))
         elif not table.readable:
-            findings.append(
-                Finding(STOP, part.label, "privilege", f"{source.schema}.{name} cannot be read", f"GRANT SELECT ON {source.schema}.{name} TO the reading role")
-            )
-    for read in part.reads:
-        tables = [source.tables[name] for name in read.tables if name in source.tables]
-        if tables and len(tables) == len(read.tables) and not any(read.column in table.columns for table in tables) and not _derived(part, read.column):
-            known = [column for table in tables for column in table.columns]
-            where = " or ".join(f"{source.schema}.{name}" for name in read.tables)
-            findings.append(
-                Finding(
-                    STOP, part.label, "coverage", f"{where} has no column {read.column}{_meant(read.column, known)}", "correct the mapping", column=read.column
-                )
-            )
+            grant = f"GRANT SELECT ON {source.schema}.{name} TO the reading role"
+            findings.append(Finding(STOP, found[0], "privilege", f"{source.schema}.{name} cannot be read{_also(found)}", grant))
+    return findings
+
+
+def _unknown_columns(part: Part, source: SourceCatalog) -> list[Finding]:
+    findings = []
+    for read in _unknown_reads(part, source):
+        known = [column for name in read.tables for column in source.tables[name].columns]
+        where = " or ".join(f"{source.schema}.{name}" for name in read.tables)
+        places = list(dict.fromkeys(cell.place for cell in part.cells if cell.place and read.column in cell.reads)) or [part.label]
+        message = f"{where} has no column {read.column}{_meant(read.column, known)}{_also(places)}"
+        findings.append(Finding(STOP, places[0], "coverage", message, "correct the mapping", column=read.column))
+    return findings
+
+
+def _unknown_reads(part: Part, source: SourceCatalog) -> list[Read]:
+    """Return what a part reads of tables that are there, and that none of them has."""
+    return [
+        read
+        for read in part.reads
+        if read.tables
+        and all(name in source.tables for name in read.tables)
+        and not any(read.column in source.tables[name].columns for name in read.tables)
+        and not _derived(part, read.column)
+    ]
+
+
+def _unknown_dropped(part: Part, source: SourceCatalog) -> list[Finding]:
+    findings = []
     for name, _reason in part.dropped:
         column = name.rpartition(".")[2]
         known = [item for table in _dropped_tables(part, name) if table in source.tables for item in source.tables[table].columns]
@@ -131,5 +189,13 @@ def _spelled(part: Part, table: str, column: str) -> str:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = _closest(name, known)
+    return f" (did you mean {close}?)" if close else ""
+
+
+def _closest(name: str, known: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), "")
+
+
+def _also(places: list[str]) -> str:
+    return f", read in {', '.join(places[1:])} too" if len(places) > 1 else ""

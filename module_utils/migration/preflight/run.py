@@ -19,6 +19,7 @@ from ..errors import MigrationError
 from ..sessions.announce import reset_links
 from ..sessions.store import StoreOptions
 from . import collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog
+from .contract_checks import scanned as scanned_parts
 from .findings import INFO, STOP, WARN, Finding, ordered, stops
 from .readiness import require_reachable
 
@@ -97,14 +98,16 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
             catalog = source_catalog.read(source, context.source.schema)
             called = coverage.volatile_names(context.plan)
             findings += coverage.check_volatile(called, readiness.volatile_functions(source, called))
-        findings += coverage.check(context.plan, catalog)
+        elsewhere = coverage.check_database(context.plan, catalog, context.source.name, context.source.dbname)
+        findings += elsewhere or coverage.check(context.plan, catalog)
         findings += _drift(context)
         findings += dependencies.check(context.plan, catalog)
         graph = dependencies.build(context.plan, catalog)
         extra["dependencies"] = {"graph": graph.to_dict(), "mermaid": graph.mermaid()}
         lap("coverage")
         encodings = {name: (source_server.encoding, server.encoding) for name, server in servers.items()}
-        scanned = scan.run(source, context.plan, catalog, encodings)
+        blocked = coverage.blocked(context.plan, catalog)
+        scanned = scan.run(source, context.plan, catalog, encodings, blocked=blocked)
         findings += scanned.findings
         rows = scanned.rows
         lap("contract")
@@ -115,7 +118,7 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
             lap("estimates")
         findings += collisions.check(context, source, scanned.scans)
         lap("collisions")
-        if rejects.quarantines(context.plan):
+        if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
             found, extra["quarantine"] = _quarantine(context, plan_time, options.quarantine_cap)
             findings += found
             lap("quarantine")
@@ -148,5 +151,6 @@ def _drift(context: Context) -> list[Finding]:
             with closing(ddl.connect(context.targets[service], contract, readonly=True)) as connection:
                 ddl.plan_schema(connection, contract)
         except MigrationError as exc:
-            findings.append(Finding(STOP, service, "drift", str(exc), f"bring the database and roles/schema/files/{service} together"))
+            said = str(exc).partition(ddl.UNCHANGED)[0]
+            findings.append(Finding(STOP, service, "drift", said, f"bring the database and roles/schema/files/{service} together"))
     return findings

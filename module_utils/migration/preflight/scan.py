@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import driver
 from ..errors import MigrationError
-from ..plan import Part, Plan, Target
+from ..plan import Cell, Part, Plan, Target
 from . import casts
-from .contract_checks import Check, PartScan, Unique, build_scan, build_uniques, raw_expressions, scanned
+from .contract_checks import Check, PartScan, Unique, build_scan, build_uniques, raw_expressions, raw_sql, scanned
 from .findings import INFO, STOP, WARN, Finding
 from .source_catalog import SourceCatalog
 
 FIRST = 5  # keys named for each finding
+SHOWN = 60  # characters of a constant
+NO_PRIVILEGE = "42501"
 BATCH = 300  # conditions in one statement; PostgreSQL's limit is 1664 result columns
 
 
@@ -33,14 +36,26 @@ class Scanned:
 Encodings = Mapping[str, tuple[str, str]]  # of the source and of the target, by service
 
 
-def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog, encodings: Encodings | None = None) -> tuple[tuple[PartScan, ...], list[Finding]]:
-    """Return every part's scan, and a finding for each part whose SQL the source does not understand."""
+def prepare(
+    connection: driver.Connection,
+    plan: Plan,
+    source: SourceCatalog,
+    encodings: Encodings | None = None,
+    *,
+    blocked: Container[tuple[str, str]] = (),
+) -> tuple[tuple[PartScan, ...], list[Finding]]:
+    """Return every part's scan, and a finding for each part whose SQL the source does not understand.
+
+    `blocked` are the (target, part) that coverage has spoken of: they have no scan, and no second finding.
+    """
     version = connection.server_version
     scans: list[PartScan] = []
     findings: list[Finding] = []
     names: dict[int, str] = {}
     for target, part in scanned(plan):
-        if any(name not in source.tables for name in part.tables):
+        wrong = _constants(connection, target, part)
+        findings += wrong
+        if wrong or (target.name, part.name) in blocked or any(name not in source.tables for name in part.tables):
             continue  # coverage has said so
         try:
             types = _types(connection, raw_expressions(target, part), part.source(source.schema), names)
@@ -56,9 +71,16 @@ def prepare(connection: driver.Connection, plan: Plan, source: SourceCatalog, en
     return tuple(scans), findings
 
 
-def run(connection: driver.Connection, plan: Plan, source: SourceCatalog, encodings: Encodings | None = None) -> Scanned:
-    """Return what the rows of the source break."""
-    scans, findings = prepare(connection, plan, source, encodings)
+def run(
+    connection: driver.Connection,
+    plan: Plan,
+    source: SourceCatalog,
+    encodings: Encodings | None = None,
+    *,
+    blocked: Container[tuple[str, str]] = (),
+) -> Scanned:
+    """Return what the rows of the source break; `blocked` as in prepare()."""
+    scans, findings = prepare(connection, plan, source, encodings, blocked=blocked)
     for service, pair in (encodings or {}).items():
         if not casts.provable(pair):
             findings.append(
@@ -93,27 +115,49 @@ def _types(connection: driver.Connection, expressions: Sequence[str], source: st
     return [(names[code], size if size and size > 0 else None) for code, size in zip(codes, sizes, strict=True)]
 
 
-def _diagnose(connection: driver.Connection, target: Target, part: Part, schema: str) -> list[Finding]:
-    """Return which of a part's columns the source does not understand, by asking for each alone."""
+def _constants(connection: driver.Connection, target: Target, part: Part) -> list[Finding]:
+    """Return which constants of a mapping are no value of their column's type; they stand in the mapping, so they are shown."""
     findings = []
+    for cell in part.cells:
+        if not cell.constant:
+            continue
+        try:
+            with driver.database_errors(part.label, cell.name):
+                driver.rows(connection, f"SELECT {cell.sql}")
+        except MigrationError as exc:
+            value = raw_sql(cell, ())
+            shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+            message = f"{shown} is no {cell.type}" if _state(exc).startswith("22") else _said(exc, cell.name)
+            step = f"write a value of type {cell.type} for {target.name}.{cell.name}"
+            findings.append(Finding(STOP, cell.place or part.label, "type", message, step, target.name, cell.name))
+    return findings
+
+
+def _diagnose(connection: driver.Connection, target: Target, part: Part, schema: str) -> list[Finding]:
+    """Return what the source does not understand: the part's source as a whole, else its columns, each asked for alone.
+
+    Columns that fail alike share one finding.
+    """
+    try:
+        with driver.database_errors(part.label, "its source"):
+            driver.rows(connection, f"SELECT 1 FROM {part.source(schema)} LIMIT 0")
+    except MigrationError as exc:
+        return [_not_understood(exc, part.label, "its source", target, (), f"correct the source of {part.label}")]
+    failed: dict[str, tuple[MigrationError, list[Cell]]] = {}
     for cell in part.cells:
         for expression in (cell.key or "NULL", cell.sql):
             try:
                 with driver.database_errors(part.label, cell.name):
                     driver.rows(connection, f"SELECT {expression} FROM {part.source(schema)} LIMIT 0")
             except MigrationError as exc:
-                findings.append(
-                    Finding(
-                        STOP,
-                        cell.place or part.label,
-                        "type",
-                        f"{str(exc).partition(f'{cell.name}: ')[2]}",
-                        f"correct the mapping of {target.name}.{cell.name}",
-                        target.name,
-                        cell.name,
-                    )
-                )
+                failed.setdefault(_said(exc, cell.name), (exc, []))[1].append(cell)
                 break
+    findings = []
+    for error, cells in failed.values():
+        names = tuple(cell.name for cell in cells)
+        findings.append(
+            _not_understood(error, cells[0].place or part.label, names[0], target, names, f"correct the mapping of {target.name}: {', '.join(names)}")
+        )
     return findings or [
         Finding(
             STOP,
@@ -124,6 +168,26 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, schema:
             target.name,
         )
     ]
+
+
+def _not_understood(exc: MigrationError, place: str, doing: str, target: Target, columns: tuple[str, ...], step: str) -> Finding:
+    said = _said(exc, doing)
+    column = columns[0] if len(columns) == 1 else ""
+    if _state(exc) != NO_PRIVILEGE:
+        return Finding(STOP, place, "type", said, step, target.name, column)
+    kind, name = found.groups() if (found := re.match(r"permission denied for (?:materialized )?(\w+) (\S+)", said)) else ("", "")
+    grants = {"schema": "USAGE ON SCHEMA", "function": "EXECUTE ON FUNCTION", "table": "SELECT ON", "view": "SELECT ON"}
+    grant = f"GRANT {grants[kind]} {name} TO the reading role" if kind in grants else "grant it to the reading role (docs/privileges.md)"
+    return Finding(STOP, place, "privilege", said, grant, target.name, column)
+
+
+def _said(exc: MigrationError, doing: str) -> str:
+    return str(exc).partition(f"{doing}: ")[2]
+
+
+def _state(exc: MigrationError) -> str:
+    """Return the SQLSTATE behind an error of database_errors()."""
+    return getattr(exc.__cause__, "pgcode", None) or ""
 
 
 def _scan(connection: driver.Connection, scan: PartScan) -> tuple[int, list[Finding]]:
