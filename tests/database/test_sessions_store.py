@@ -198,13 +198,18 @@ def test_a_lost_connection_is_told_and_the_next_run_completes(start: Start) -> N
     def cut() -> None:
         while killer.dbsize() < 3000:
             time.sleep(0.005)
-        killer.client_kill_filter(_type="normal", skipme=True)
+        while not told.wait(0.001):  # a connection that is cut between two commands is only made again
+            killer.client_kill_filter(_type="normal", skipme=True)
 
+    told = threading.Event()
     thread = threading.Thread(target=cut)
     thread.start()
-    with pytest.raises(MigrationError, match=r"run playbooks/sessions\.yml again"):
-        write_all(ledger, some)
-    thread.join()
+    try:
+        with pytest.raises(MigrationError, match=r"run playbooks/sessions\.yml again"):
+            write_all(ledger, some)
+    finally:
+        told.set()
+        thread.join()
     with contextlib.closing(open_store(options)) as again:
         said = Ledger(again, Layout()).carry(some, write=True)
         assert set(said) == set(b"01")
