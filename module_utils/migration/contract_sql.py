@@ -457,7 +457,7 @@ class _Reader:
                 case kinds.CONSTR_NOTNULL:
                     column = replace(column, not_null=True)
                 case kinds.CONSTR_NULL:
-                    pass
+                    pass  # NULL is what a column is anyway
                 case kinds.CONSTR_DEFAULT:
                     column = replace(column, default=self._expression(item.raw_expr))
                 case kinds.CONSTR_IDENTITY:

@@ -117,10 +117,10 @@ class Part:
         body = f"(WITH {', '.join(shadows)} SELECT * FROM {inner} AS result)" if shadows else inner
         return f"{body} AS src{where}"
 
-    def select(self, schema: str, predicate: Predicate | None = None, *, extra: Sequence[str] = ()) -> str:
-        """Return the projection: the target's columns in order, then `extra` expressions over src."""
+    def select(self, schema: str, predicate: Predicate | None = None) -> str:
+        """Return the projection: the target's columns in order."""
         columns = [f"{cell.sql} AS {ident(cell.name)}" for cell in self.cells]
-        return f"SELECT {', '.join([*columns, *extra])} FROM {self.source(schema, predicate)}"
+        return f"SELECT {', '.join(columns)} FROM {self.source(schema, predicate)}"
 
     def select_columns(self, expressions: Sequence[str], schema: str, predicate: Predicate | None = None) -> str:
         """Return a SELECT of any expressions over src from the part's source."""

@@ -16,7 +16,7 @@ try:
     from pglast.visitors import Visitor
 except ImportError:  # a remote runner never parses
     pglast = ast = enums = None  # type: ignore[assignment]  # asked for in _single_select()
-    Visitor = object  # type: ignore[assignment, misc]
+    Visitor = object  # type: ignore[assignment, misc]  # only so that the class below can be made
 
 # Stable or volatile functions whose result is another one in a second run or on another connection.
 UNSTABLE = frozenset(

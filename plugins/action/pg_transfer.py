@@ -8,5 +8,5 @@ from __future__ import annotations
 from ansible.plugins.loader import action_loader
 
 
-class ActionModule(action_loader.get("live_progress", class_only=True)):  # type: ignore[misc]
+class ActionModule(action_loader.get("live_progress", class_only=True)):  # type: ignore[misc]  # the loader gives an untyped class
     """Runs pg_transfer and shows its progress."""

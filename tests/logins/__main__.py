@@ -26,9 +26,9 @@ PACKAGES = ("psycopg2-binary>=2.9.10", "redis>=6", "argon2-cffi>=23", "bcrypt>=4
 
 
 def python_for(versions: tuple[str, ...]) -> str | None:
-    """Return an interpreter of one of the versions, from PATH or pyenv."""
+    """Return an interpreter of one of the versions, from PATH."""
     for version in versions:
-        candidates = [sys.executable, shutil.which(f"python{version}"), *map(str, Path.home().glob(f".pyenv/versions/{version}*/bin/python3"))]
+        candidates = [sys.executable, shutil.which(f"python{version}")]
         for candidate in filter(None, candidates):
             said = subprocess.run([candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=False)
             if said.stdout.strip() == version:
