@@ -240,3 +240,12 @@ def test_scripts_that_were_forgotten_are_loaded_again(start: Start) -> None:
         assert ledger.carry(items(10), write=True) == b"1" * 10
         store.client.script_flush()
         assert ledger.carry(items(20), write=True) == b"0" * 10 + b"1" * 10
+
+
+def test_an_error_of_the_store_names_no_session(start: Start) -> None:
+    port = start(f"user carrier on >{PASSWORD} ~* -@all +ping +client|setinfo +info +get +set")
+    with contextlib.closing(open_store(StoreOptions((Address(HOST, port),), username="carrier", password=PASSWORD))) as store:
+        for command in ("SADD", "SISMEMBER"):
+            with pytest.raises(MigrationError, match="ACL") as caught:
+                store.each([(command, b"of:a user", "a session key")])
+            assert "a session key" not in str(caught.value)

@@ -13,7 +13,8 @@ import pytest
 from ansible.module_utils.migration.sessions import signing
 from ansible.module_utils.migration.sessions.announce import reset_links
 from ansible.module_utils.migration.sessions.layout import Layout, key_slot, neutral, slot, tags
-from hypothesis import given
+from ansible.module_utils.migration.sessions.seen import Seen
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SECRET = "a secret of the monolith"
@@ -47,6 +48,7 @@ def test_what_django_signs_is_read(django_signing, compress: bool) -> None:
     assert signing.decoder([SECRET])(by_django(django_signing, session, compress=compress)) == session
 
 
+@settings(deadline=None)  # machines are busy
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_what_we_sign_django_reads(session: dict) -> None:
     from django.conf import settings
@@ -128,6 +130,7 @@ def test_the_hash_is_djangos() -> None:
     assert signing.auth_hash("argon2$é", SECRET) == salted_hmac(salt, "argon2$é", secret=SECRET, algorithm="sha256").hexdigest()
 
 
+@settings(deadline=None)  # machines are busy
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_a_value_reads_back_and_is_the_same_every_time(session: dict) -> None:
     value = Layout().value(session, 0)
@@ -157,3 +160,12 @@ def test_reset_links_are_announced_with_their_life() -> None:
     assert "cannot be counted" in finding
     assert "Forgot password" in text
     assert "12 were mailed" in reset_links(3600, 12)[0]
+
+
+def test_what_was_seen_is_known_and_nothing_else() -> None:
+    names = sorted((f"{number:032x}" for number in range(300_000)), key=lambda name: key_slot(Layout().key_prefix.encode() + name.encode()))
+    noted = {name for name in names if not name.endswith("7")}
+    with Seen(Layout().key_prefix) as seen:
+        assert sum(map(len, seen.noting([[(name, "", 0) for name in noted]]))) == len(noted)
+        assert seen._file.tell() > 0, "nothing was put on disk"
+        assert {name for name in names if seen.has(name)} == noted

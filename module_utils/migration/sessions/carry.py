@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .. import driver
 from ..errors import MigrationError
@@ -16,6 +16,7 @@ from . import scripts
 from .account import Result, Row, Rules, Size, Tally
 from .consume import consume, unindex
 from .ledger import Ledger
+from .seen import Seen
 from .store import Store
 from .users import Users
 from .workers import Crew, Workers
@@ -90,16 +91,20 @@ def carry(
     if write and not begun:
         ledger.begin()
     tally = Tally()
-    batches = _batches(source, table, rules.batch, place)
-    if crew is None or rules.workers < 2 or size.live < rules.batch * rules.workers * 2:
-        consume(batches, users, ledger, rules, tally, write=write, begun=begun)
-    else:
-        with Workers(crew, rules, write=write, begun=begun) as workers:
-            for batch in batches:
-                workers.give(batch)
-            workers.finish(tally)
-    if begun and rules.ended == "remove":
-        _sweep(source, table, ledger, rules, tally, write=write, place=place)
+    with Seen(ledger.layout.key_prefix) as seen:
+        follow = begun and rules.ended == "remove"
+        batches: Iterable[Sequence[Row]] = _batches(source, table, rules.batch, place)
+        if follow:
+            batches = seen.noting(batches)
+        if crew is None or rules.workers < 2 or size.live < rules.batch * rules.workers * 2:
+            consume(batches, users, ledger, rules, tally, write=write, begun=begun)
+        else:
+            with Workers(crew, rules, write=write, begun=begun) as workers:
+                for batch in batches:
+                    workers.give(batch)
+                workers.finish(tally)
+        if follow:
+            _sweep(seen, ledger, rules, tally, write=write)
     source.rollback()
     return tally.result(size, time.monotonic() - started)
 
@@ -133,17 +138,10 @@ def _batches(source: driver.Connection, table: str, size: int, place: str) -> It
             yield rows
 
 
-def _sweep(source: driver.Connection, table: str, ledger: Ledger, rules: Rules, tally: Tally, *, write: bool, place: str) -> None:
+def _sweep(seen: Seen, ledger: Ledger, rules: Rules, tally: Tally, *, write: bool) -> None:
     """Remove what was carried and has ended in the monolith since."""
     for entries in ledger.entries():
-        with driver.database_errors(place, "looking for ended sessions"):
-            live = {
-                key
-                for (key,) in driver.rows(
-                    source, f"SELECT session_key FROM {table} WHERE session_key = ANY(%s) AND {_LIVE}", ([entry.session_key for entry in entries],)
-                )
-            }
-        ended = [entry for entry in entries if entry.session_key not in live]
+        ended = [entry for entry in entries if not seen.has(entry.session_key)]
         if not ended:
             continue
         said = ledger.remove([entry.session_key for entry in ended], write=write, forget=False)

@@ -17,7 +17,8 @@ from .store import Call, Store
 
 PREFIX = "migration:sessions"
 _PER_CALL = 100  # sessions for each run of a script: other clients of the store wait that long
-_PER_LOOK = 64  # hashes of the record read at once
+_PER_LOOK, _MOST = 16, 2048  # hashes of the record read at once, at first and at most
+_PORTION = 3000  # entries that are wanted at once
 
 
 class Item(NamedTuple):
@@ -79,15 +80,18 @@ class Ledger:
         return self._call(scripts.REMOVE, session_keys, (write, forget))
 
     def entries(self) -> Iterator[list[Entry]]:
-        """Yield everything recorded, in portions."""
-        for start in range(0, len(self._hashes), _PER_LOOK):
-            commands = [("HGETALL", name) for name in self._hashes[start : start + _PER_LOOK]]
+        """Yield everything recorded in the order of the slots, in portions of a few thousand however much there is."""
+        start, width = 0, _PER_LOOK
+        while start < len(self._hashes):
+            names = self._hashes[start : start + width]
             found: list[Entry] = []
-            for answer in self.store.each(commands):
+            for answer in self.store.each([("HGETALL", name) for name in names]):
                 pairs = answer.items() if isinstance(answer, dict) else zip(answer[::2], answer[1::2], strict=True)
                 found += [Entry(key.decode(), entry.rpartition(b":")[2].decode()) for key, entry in pairs]
             if found:
                 yield found
+            start += width
+            width = max(1, min(width * 2, width * _PORTION // max(1, len(found)), _MOST))
 
     def _call(self, script: str, session_keys: Sequence[str], flags: tuple[bool, bool], *columns: Sequence[bytes]) -> bytes:
         """Run a script over sessions, cut into calls whose keys share a slot where there are slots."""

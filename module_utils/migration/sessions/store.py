@@ -165,7 +165,10 @@ class Store:
                 pipe = node.pipeline(transaction=False)
                 for index in indexes:
                     pipe.execute_command(*commands[index])
-                for index, answer in zip(indexes, pipe.execute(), strict=True):
+                # Not left to redis-py to raise: its message would quote the command, and with it a session key.
+                for index, answer in zip(indexes, pipe.execute(raise_on_error=False), strict=True):
+                    if isinstance(answer, Exception):
+                        raise answer
                     answers[index] = answer
         return answers
 
