@@ -17,7 +17,7 @@ from . import ids
 from . import mapping as m
 from .contract import Contract, TableSpec
 from .errors import MigrationError
-from .plan import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch
+from .plan import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
 from .quote import ident, literal
 from .sql_reader import Reads, output_columns, read_expression, read_query
 from .yaml_tree import suggest
@@ -239,15 +239,15 @@ def _placeholders(cell: Cell, policies: tuple[m.Policy, ...]) -> Cell:
     for policy in policies:
         if policy.column != cell.name or policy.policy != "placeholder":
             continue
-        if policy.rule not in ("blank", "not_null"):
-            raise MigrationError(f"{policy.place}: a placeholder has no meaning for the rule {policy.rule!r}; choose block or quarantine")
+        condition = replaced(policy.rule, cell.sql, cell.type)
+        if condition is None:
+            raise MigrationError(f"{policy.place}: a placeholder has no meaning for the rule {policy.rule!r} of a {cell.type}; choose block or quarantine")
         if policy.placeholder is None:
             raise MigrationError(f"{policy.place}: write the placeholder as SQL: {{placeholder: \"'user-' || id || '@invalid'\"}}")
         if cell.is_id:
             raise MigrationError(f"{policy.place}: an id cannot have a placeholder")
         reads = read_expression(policy.placeholder, policy.place)
-        blank = f" OR btrim(({cell.sql})::text) = ''" if policy.rule == "blank" else ""
-        sql = f"CASE WHEN ({cell.sql}) IS NULL{blank} THEN (\n{policy.placeholder}\n)::{cell.type} ELSE {cell.sql} END"
+        sql = f"CASE WHEN {condition} THEN (\n{policy.placeholder}\n)::{cell.type} ELSE {cell.sql} END"
         cell = Cell(cell.name, sql, cell.type, reads=tuple(dict.fromkeys([*cell.reads, *reads])), place=cell.place)
     return cell
 

@@ -17,7 +17,7 @@ from .errors import MigrationError
 from .yaml_tree import Node, read, suggest
 
 POLICIES = ("block", "quarantine", "placeholder")
-RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type")
+RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type", "infinity")
 KEY_TYPES = ("integer", "text")
 KEEP_TYPES = ("text", "jsonb", "boolean", "smallint", "integer", "bigint", "numeric", "date", "timestamp without time zone", "uuid")
 RESERVED = ("pin", "chunks", "epochs", "controls", "id_map", "rejects")

@@ -260,6 +260,27 @@ def one_of(values: Sequence[str]) -> Predicate:
     return lambda column: f"{column} = ANY ({literal('{' + quoted + '}')})"
 
 
+def none_of(values: Sequence[str]) -> Predicate:
+    """Return the predicate that a column's text is none of the values: an anti-join, whatever their number."""
+    listed = "{" + ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values) + "}"
+    return lambda column: f"NOT EXISTS (SELECT FROM unnest({literal(listed)}::text[]) AS refused (key) WHERE refused.key = {column})"
+
+
+def endless(sql: str, kind: str) -> str | None:
+    """Return the condition under which a value of a type is infinity (or NaN), or None where it cannot be."""
+    if kind == "date" or kind.startswith("timestamp"):
+        return f"NOT isfinite({sql})"
+    return f"({sql}) IN ('Infinity', '-Infinity', 'NaN')" if kind in ("numeric", "real", "double precision") else None
+
+
+def replaced(rule: str, sql: str, kind: str) -> str | None:
+    """Return the condition under which the placeholder of a rule stands for a value, or None where it has no meaning."""
+    if rule == "infinity":
+        return endless(sql, kind)
+    blank = f" OR btrim(({sql})::text) = ''" if rule == "blank" else ""
+    return f"({sql}) IS NULL{blank}" if rule in ("blank", "not_null") else None
+
+
 def _without_places(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_places(item) for key, item in value.items() if key not in ("path", "line", "place")}

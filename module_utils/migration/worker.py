@@ -21,7 +21,8 @@ from .context import Context
 from .driver import redact
 from .equalize import carry_staged
 from .errors import MigrationError
-from .plan import Part, Predicate, Target, between, one_of
+from .keys import Keys
+from .plan import Part, Predicate, Target, between, none_of
 from .pump import pump
 from .quote import ident
 from .snapshots import Epoch, read_only_snapshot
@@ -29,7 +30,8 @@ from .snapshots import Epoch, read_only_snapshot
 APPLICATION_NAME = "edulink-migration worker"
 ROWS_A_SECOND, BYTES_A_SECOND, PAUSED = range(3)  # of the figures that the parent shares: this worker's part of the rates, and a pause
 _NO_SUCH_SNAPSHOT = ("42704", "22023")
-_IDLE = 0.3  # seconds between two looks at the ledger while others finish their chunks
+_IDLE = 0.05  # seconds between two looks at the ledger while others finish their chunks
+_PAUSE = 0.3  # seconds between two looks at a pause
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class Job:
     runner: str
     statement_timeout: float
     lock_timeout: float
+    maintenance_work_mem: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells its parent: `chunk` (carried), `done` (none left), `lost` (the epoch in `text`) or `error` (with a text)."""
+    """What a worker tells its parent: `chunk` (carried), `key` (added), `done` (none left), `lost` (the epoch in `text`) or `error` (with a text)."""
 
     kind: str
     target: str = ""
@@ -122,6 +125,7 @@ class _Worker:
         self.source: driver.Connection | None = None
         self.epoch: Epoch | None = None
         self.rejected: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.keys = {service: Keys(job.context, service, job.maintenance_work_mem) for service in self.services}
 
     def run(self) -> None:
         targets = {
@@ -136,10 +140,10 @@ class _Worker:
             if epoch is None:
                 return
             if self.shared[PAUSED]:
-                time.sleep(_IDLE)
+                time.sleep(_PAUSE)
                 continue
-            if not self._carry_one(targets):
-                if not any(self._left(connection) for connection in targets.values()):
+            if not self._add_key(targets) and not self._carry_one(targets):
+                if not any(self._left(service, connection) for service, connection in targets.items()):
                     return
                 time.sleep(_IDLE)
 
@@ -163,10 +167,27 @@ class _Worker:
         self.epoch = epoch
         return True
 
-    def _left(self, connection: driver.Connection) -> int:
-        count = ledger.remaining(connection)
-        connection.rollback()
-        return count
+    def _left(self, service: str, connection: driver.Connection) -> bool:
+        """Tell whether this database lacks a chunk or a key still, whoever is at it."""
+        try:
+            count = ledger.remaining(connection)
+            connection.rollback()
+            return count > 0 or self.keys[service].left(connection)
+        except Exception as exc:
+            raise MigrationError(_explain(service, self.units, None, exc)) from exc
+
+    def _add_key(self, targets: dict[str, driver.Connection]) -> bool:
+        for service in self.services:
+            try:
+                added = self.keys[service].add_one(targets[service])
+            except MigrationError:
+                raise
+            except Exception as exc:
+                raise MigrationError(_explain(service, self.units, None, exc)) from exc
+            if added:
+                self.mail.send(Report("key"))
+                return True
+        return False
 
     def _carry_one(self, targets: dict[str, driver.Connection]) -> bool:
         for service in self.services:
@@ -238,7 +259,7 @@ def without(part: Part, select: str, refused: Sequence[str]) -> str:
     """Return the projection without the quarantined source keys."""
     if not refused:
         return select
-    return f"{select} AND NOT {one_of(refused)(part.key_text)}"
+    return f"{select} AND {none_of(refused)(part.key_text)}"
 
 
 def _explain(service: str, known: dict[tuple[str, str], Unit], chunk: ledger.Chunk | None, exc: Exception) -> str:

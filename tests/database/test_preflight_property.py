@@ -9,7 +9,6 @@ another value, or the named rules `blank` and `unique` (where PostgreSQL would t
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -20,19 +19,15 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import driver, ids
-from ansible.module_utils.migration import mapping as m
-from ansible.module_utils.migration.compiler import compile_plan
-from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql import parse_texts
+from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.plan import one_of
 from ansible.module_utils.migration.preflight import scan, source_catalog
 from ansible.module_utils.migration.quote import literal
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-NAMESPACE = "a namespace of the tests, long enough"
+from tests.one_table import PLAN_TIME, load, one_table
+
 CASES = int(os.environ.get("PREFLIGHT_CASES", "60"))
 
 NUMBERS = ("0", "1", "-1", "0.5", "1.5", "2.25", "9.99", "9.994", "9.995", "9.999", "10", "100", "32767", "32768", "-32769",
@@ -274,12 +269,8 @@ class Bench:
 
     def __init__(self, endpoint: Endpoint, case: Case) -> None:
         self.endpoint, self.case = endpoint, case
-        contract = parse_texts("svc", [("svc/tables.sql", f"CREATE SCHEMA svc; {TYPES} {case.target_sql}")])
-        columns = tuple(m.Column(f"c{i}", f"svc/things.yml:{i}", source=f"v{i}") for i in range(len(case.types)))
-        part = m.Part("", "svc/things.yml:1", "rows", None, None, (), m.Key(("id",), ("integer",), None, "svc/things.yml:1"), "id", columns)
-        plan = compile_plan(m.Mappings((m.Mapping("svc", "things", "svc/things.yml", (part,), ()),), ()), {"svc": contract}, ids.fingerprint(NAMESPACE))
-        self.context = Context(plan=plan, source=endpoint, targets={"svc": endpoint}, control=endpoint, namespace=NAMESPACE)
-        self.part = plan.targets[0].parts[0]
+        self.context = one_table(endpoint, endpoint, f"CREATE SCHEMA svc; {TYPES} {case.target_sql}", len(case.types))
+        self.part = self.context.plan.targets[0].parts[0]
         self.writer = driver.connect(endpoint, application_name="tests", autocommit=True)
         source = ", ".join(f"v{i} {kind}" for i, (kind, _) in enumerate(case.types))
         driver.rows(
@@ -293,7 +284,7 @@ class Bench:
                 driver.rows(self.writer, f"INSERT INTO rows VALUES ({number}, {listed})")
             except psycopg2.Error:  # the source itself cannot hold it
                 continue
-        self.source = self.context.connect_source("tests", plan_time="2024-01-01 00:00:00", autocommit=True)
+        self.source = self.context.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)
 
     def close(self) -> None:
         self.source.close()
@@ -330,17 +321,7 @@ class Bench:
 
     def load(self, keys: list[str]) -> str:
         """Load rows as the transfer does; return '' or PostgreSQL's error."""
-        buffer = io.BytesIO()
-        try:
-            with self.source.cursor() as cursor:
-                cursor.copy_expert(f"COPY ({self.part.select('public', one_of(keys))}) TO STDOUT (FORMAT binary)", buffer)
-            buffer.seek(0)
-            with self.writer.cursor() as cursor:
-                cursor.execute("TRUNCATE svc.things")
-                cursor.copy_expert("COPY svc.things FROM STDIN (FORMAT binary)", buffer)
-        except psycopg2.Error as exc:
-            return f"{exc.pgcode} {exc}"
-        return ""
+        return load(self.context, self.source, self.writer, keys)
 
     def altered(self) -> dict[str, list[int]]:
         """Return the loaded rows that say something else than the source."""

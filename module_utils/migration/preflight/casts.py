@@ -17,6 +17,7 @@ from ..quote import literal
 
 INTEGERS = {"smallint": (-(2**15), 2**15 - 1), "integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
 FLOATS = ("real", "double precision")
+NUMBERS = ("numeric", *FLOATS)
 TEXTS = ("text", "character varying", "bpchar", "character", "name", "citext")
 STAMPS = ("timestamp without time zone", "timestamp with time zone")
 PRECISE = (*STAMPS, "time without time zone", "time with time zone", "interval")
@@ -94,22 +95,54 @@ def impossible(raw: str, source: str, column: ColumnSpec, version: int) -> tuple
     return ()
 
 
+def proves(conditions: tuple[Condition, ...], source: str, version: int) -> bool:
+    """Return whether what impossible() lists is all that the cast can raise."""
+    return bool(conditions) and not (source == "json" and version < INPUT_IS_VALID)
+
+
 def unrepresentable(raw: str, source: str, encodings: tuple[str, str]) -> tuple[Condition, ...]:
-    """Return the condition under which a text has no form in the target's encoding; () where every text has one."""
+    """Return the conditions under which a text cannot go from one encoding to the other; () where every text can.
+
+    Texts travel as UTF8, the encoding of every connection: they must have a form in it, and then one in the target's.
+    """
     have, want = encodings
-    if have == want or want == "SQL_ASCII" or source not in (*TEXTS, "json", "jsonb"):
+    if not _textual(source):
         return ()
-    if have == "SQL_ASCII" and want == "UTF8":
+    if have == "SQL_ASCII":
         return (Condition("encoding", f"encode(convert_to(({raw})::text, 'SQL_ASCII'), 'hex') !~ {literal(_UTF8_AS_HEX)}", "is not valid UTF8"),)
     if have == "UTF8" and want in SINGLE_BYTE:
         return (Condition("encoding", f"({raw})::text ~ {literal(_not_in(SINGLE_BYTE[want]))}", f"has characters that {want} does not have"),)
+    if have in SINGLE_BYTE and (bad := _bad_bytes(SINGLE_BYTE[have], SINGLE_BYTE.get(want, "utf-8"))):
+        listed = "|".join(f"{byte:02x}" for byte in bad)
+        lacking = want if want in SINGLE_BYTE else "UTF8"
+        sql = f"encode(convert_to(({raw})::text, {literal(have)}), 'hex') ~ {literal(f'^(..)*({listed})')}"
+        return (Condition("encoding", sql, f"has characters that {lacking} does not have"),)
     return ()
 
 
-def provable(encodings: tuple[str, str]) -> bool:
-    """Return whether unrepresentable() can tell for this pair of encodings (source, target)."""
+def untried(value: str, source: str, encodings: tuple[str, str]) -> str | None:
+    """Return an expression that raises where a text has no form in the target's encoding, if unrepresentable() cannot tell."""
     have, want = encodings
-    return have == want or want == "SQL_ASCII" or want == "UTF8" or (have == "UTF8" and want in SINGLE_BYTE)
+    if not _textual(source) or (have in ("UTF8", *SINGLE_BYTE) and want in ("UTF8", "SQL_ASCII", *SINGLE_BYTE)):
+        return None
+    travelling = f"convert_to(({value})::text, {literal('SQL_ASCII' if have == 'SQL_ASCII' else 'UTF8')})"
+    return travelling if want in ("UTF8", "SQL_ASCII") else f"convert({travelling}, 'UTF8', {literal(want)})"
+
+
+def _textual(source: str) -> bool:
+    return source.removesuffix("[]") in (*TEXTS, "json", "jsonb", "xml")
+
+
+def _bad_bytes(have: str, want: str) -> list[int]:
+    """Return the bytes of a single-byte codec that stand for nothing, or for what another codec does not have."""
+
+    def fits(byte: int) -> bool:
+        try:
+            return bool(bytes([byte]).decode(have).encode(want))
+        except UnicodeError:
+            return False
+
+    return [byte for byte in range(0x80, 0x100) if not fits(byte)]
 
 
 def _not_in(codec: str) -> str:

@@ -4,7 +4,7 @@
 """From a projection and a contract to the questions that preflight asks the source; pure.
 
 Data: a Check is a condition over one row of a part's source; a PartScan all checks of a part with the FROM clause they
-share, so that one pass answers them all. A Unique is a question about all parts of a target together.
+share, so that one pass answers them all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract import ColumnSpec, Contract, TableSpec
-from ..plan import Cell, Part, Plan, Policy, Target
+from ..plan import Cell, Part, Plan, Policy, Target, endless, replaced
 from ..quote import ident, literal, qualified
 from . import casts
 from .casts import Condition
@@ -54,9 +54,10 @@ class Parent:
 
 @dataclass(frozen=True)
 class Values:
-    """A cell for checking: `raw` as the source has it, `type` its type (`length`: varchar's n),
+    """A cell for checking: `raw` as the source has it, `type` its type (`length`: varchar's n), `value` the cast that never
 
-    `value` the cast that never raises what is listed."""
+    raises what is listed in `unsafe`; `proven` when that is all that it can raise.
+    """
 
     cell: Cell
     raw: str
@@ -64,6 +65,7 @@ class Values:
     value: str
     unsafe: tuple[Condition, ...] = ()
     length: int | None = None
+    proven: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,42 +90,6 @@ class PartScan:
         return ", ".join(f"src.{ident(column)}" for column in self.part.key)
 
 
-@dataclass(frozen=True)
-class UniquePart:
-    """A part's share in a uniqueness question: a SELECT of v1.., source_key, id, place (the part's number) for its rows."""
-
-    part: Part
-    select: str
-
-
-@dataclass(frozen=True)
-class Unique:
-    """A key of the target: rows with equal v1..vn break it. `fold`: a text key whose case variants are worth a warning."""
-
-    target: Target
-    name: str
-    columns: tuple[str, ...]
-    width: int
-    parts: tuple[UniquePart, ...]
-    nulls_distinct: bool
-    fold: bool
-    place: str
-    policy: Policy | None
-    level: str = STOP
-
-    @property
-    def rows(self) -> str:
-        """Return the SQL of all rows that take part."""
-        bodies = " UNION ALL ".join(f"({part.select})" for part in self.parts)
-        nulls = " AND ".join(f"v{i} IS NOT NULL" for i in range(1, self.width + 1)) if self.nulls_distinct else "true"
-        return f"SELECT * FROM ({bodies}) AS every WHERE {nulls}"
-
-    @property
-    def keys(self) -> str:
-        """Return v1, v2, ..."""
-        return ", ".join(f"v{i}" for i in range(1, self.width + 1))
-
-
 def spec_of(plan: Plan, target: Target) -> TableSpec | None:
     """Return the contract's table for a target, or None for the migration's own tables."""
     for service, contract in plan.contracts:
@@ -137,7 +103,7 @@ def raw_sql(cell: Cell, policies: Sequence[Policy]) -> str:
     sql = cell.sql
     for policy in reversed([item for item in policies if item.column == cell.name and item.placeholder is not None]):
         head, found, tail = sql.partition(f" THEN (\n{policy.placeholder}\n)::{cell.type} ELSE ")
-        if found and head.startswith("CASE WHEN (") and tail.endswith(" END"):
+        if found and head.startswith("CASE WHEN ") and tail.endswith(" END"):
             sql = tail.removesuffix(" END")
     return sql.removesuffix(f"::{cell.type}")
 
@@ -196,10 +162,11 @@ def build_scan(
         if column is None:
             values[cell.name] = Values(cell, raw, kind, cell.sql)
             continue
-        unsafe = (*casts.unrepresentable(raw, kind, encodings), *casts.impossible(raw, kind, column, version)) if not cell.constant else ()
+        impossible = casts.impossible(raw, kind, column, version) if not cell.constant or column.enum_labels is not None else ()
+        unsafe = (*casts.unrepresentable(raw, kind, encodings), *impossible) if not cell.constant else impossible
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
-        values[cell.name] = Values(cell, raw, kind, value, unsafe, length)
+        values[cell.name] = Values(cell, raw, kind, value, unsafe, length, casts.proves(impossible, kind, version))
         checks += _column_checks(target, values[cell.name], column, guard, cell.name in unique, place)
     for parent in parents:
         policy = policy_of(target, parent.column, "foreign_key")
@@ -208,7 +175,7 @@ def build_scan(
     if spec:
         checks += _table_checks(target, part, spec, values)
     base = part.source(schema)
-    return PartScan(target, part, base, f"{base}{_joins(parents)}", tuple(checks), parents, values, _tries(target, part, values, spec))
+    return PartScan(target, part, base, f"{base}{_joins(parents)}", tuple(checks), parents, values, _tries(target, part, values, encodings if spec else None))
 
 
 def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: str, unique: bool, place: str) -> list[Check]:
@@ -228,12 +195,13 @@ def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: st
             sql = f"EXISTS (SELECT FROM (SELECT {typed} AS value) AS one WHERE ({check}) IS FALSE)"
             found.append(Condition("check", sql, f"breaks CHECK {number} of the domain {column.type}"))
     checks = [Check(place, name, item.rule, item.sql, item.message, STOP, policy_of(target, name, item.rule)) for item in found]
-    if column.wire_type in casts.STAMPS or column.wire_type == "date":
-        checks.append(Check(place, name, "range", f"NOT isfinite({value})", "is infinity, which Python's datetime cannot hold", WARN))
+    if (condition := endless(value, column.wire_type)) and values.type not in casts.INTEGERS and not values.cell.constant:
+        said = "is infinity or NaN, which JSON cannot hold" if column.wire_type in casts.NUMBERS else "is infinity, which Python's datetime cannot hold"
+        checks.append(Check(place, name, "infinity", condition, said, WARN, policy_of(target, name, "infinity")))
     for policy in target.policies:
         if policy.column == name and policy.placeholder is not None:
-            blank = f" OR btrim(({raw})::text) = ''" if policy.rule == "blank" else ""
-            checks.append(Check(policy.place, name, policy.rule, f"(({raw}) IS NULL{blank})", "gets the placeholder", INFO, policy))
+            old = f"({raw})::{column.wire_type}" if policy.rule == "infinity" else raw
+            checks.append(Check(policy.place, name, policy.rule, f"({replaced(policy.rule, old, column.wire_type)})", "gets the placeholder", INFO, policy))
     return checks
 
 
@@ -244,19 +212,20 @@ def _fits(values: Values, column: ColumnSpec) -> bool:
     return plain and varchar and values.length is not None and column.length is not None and values.length <= column.length
 
 
-def _tries(target: Target, part: Part, values: Mapping[str, Values], spec: TableSpec | None) -> tuple[tuple[str, str], ...]:
+def _tries(target: Target, part: Part, values: Mapping[str, Values], encodings: tuple[str, str] | None) -> tuple[tuple[str, str], ...]:
     result = []
     for name, value in values.items():
         if value.cell.constant:
             continue
-        column = spec.column(name) if spec else None
         plain = value.raw == f"src.{ident(value.cell.reads[0])}" if len(value.cell.reads) == 1 else False
         if value.cell.is_id:
             safe = value.type in casts.INTEGERS and (len(part.key) == 1 or name != target.id_column)
         else:
-            safe = plain and (value.type == value.cell.type or (column is not None and bool(value.unsafe)) or value.cell.type in casts.TEXTS)
+            safe = plain and (value.type == value.cell.type or value.proven or value.cell.type in casts.TEXTS)
         if not safe:
             result.append((name, value.value))
+        if encodings and not value.cell.is_id and (travelling := casts.untried(value.value, value.type, encodings)):
+            result.append((name, travelling))
     return tuple(result)
 
 
@@ -265,76 +234,6 @@ def single_unique(spec: TableSpec) -> frozenset[str]:
     keys = [item.columns for item in spec.constraints if item.kind in ("unique", "primary_key")]
     keys += [item.columns for item in spec.indexes if item.unique and item.predicate is None]
     return frozenset(columns[0] for columns in keys if len(columns) == 1)
-
-
-def build_uniques(plan: Plan, target: Target, scans: Sequence[PartScan], proven: frozenset[tuple[str, str]]) -> tuple[Unique, ...]:
-    """Return the uniqueness questions of a target; `proven` are (table, column) that the source's own keys make unique."""
-    spec = spec_of(plan, target)
-    result = [item for scan in scans if (item := _key_unique(target, scan, proven))]
-    if spec is None:
-        return tuple(result)
-    for constraint in spec.constraints:
-        if constraint.kind == "unique":
-            elements: list[tuple[str, str | None]] = [(ident(column), column) for column in constraint.columns]
-            result += _unique(target, spec, scans, constraint.name, elements, None, not constraint.nulls_not_distinct, proven)
-    for index in spec.indexes:
-        if index.unique:
-            elements = [(ident(item.column), item.column) if item.column else (f"({item.expression})", None) for item in index.elements]
-            result += _unique(target, spec, scans, index.name, elements, index.predicate, not index.nulls_not_distinct, proven)
-    return tuple(result)
-
-
-def _key_unique(target: Target, scan: PartScan, proven: frozenset[tuple[str, str]]) -> Unique | None:
-    part = scan.part
-    if part.table is not None and len(part.key) == 1 and (part.table, part.key[0]) in proven:
-        return None
-    columns = ", ".join(f"src.{ident(name)} AS v{i}" for i, name in enumerate(part.key, 1))
-    select = f"SELECT {columns}, {part.key_text} AS source_key, {part.id_cell.sql} AS id, 0 AS place FROM {scan.base}"
-    return Unique(
-        target, "the key", (target.id_column,), len(part.key), (UniquePart(part, select),), True, False, part.id_cell.place or part.label,
-        policy_of(target, target.id_column, "unique"),
-    )  # fmt: skip
-
-
-def _unique(
-    target: Target,
-    spec: TableSpec,
-    scans: Sequence[PartScan],
-    name: str,
-    elements: Sequence[tuple[str, str | None]],
-    predicate: str | None,
-    nulls_distinct: bool,
-    proven: frozenset[tuple[str, str]],
-) -> list[Unique]:
-    columns = tuple(column for _, column in elements if column)
-    wanted = columns if len(columns) == len(elements) and predicate is None else tuple(column.name for column in spec.columns)
-    single = columns[0] if len(elements) == len(columns) == 1 else None
-    column = spec.column(single) if single else None
-    blank_apart = bool(column and column.not_null and column.wire_type in casts.TEXTS)
-    if not blank_apart and len(scans) == 1 and predicate is None and any(_copied(scans[0], name) in proven for name in columns):
-        return []
-    citext = {item.name for item in spec.columns if item.type.endswith("citext")}
-    parts = []
-    for number, scan in enumerate(scans):
-        inner = ", ".join(f"{scan.values[item].value} AS {ident(item)}" for item in wanted)
-        outer = ", ".join(f"{f'lower({sql})' if column in citext else sql} AS v{i}" for i, (sql, column) in enumerate(elements, 1))
-        where = f" WHERE ({predicate})" if predicate else (f" WHERE btrim(({ident(single)})::text) <> ''" if single and blank_apart else "")
-        body = f"SELECT {inner}, {scan.part.key_text} AS __key, {scan.part.id_cell.sql} AS __id FROM {scan.base}"
-        parts.append(UniquePart(scan.part, f"SELECT {outer}, __key AS source_key, __id AS id, {number} AS place FROM ({body}) AS one{where}"))
-    first = columns[0] if columns else elements[0][0]
-    place = next((cell.place for cell in scans[0].part.cells if cell.name == first), "") or scans[0].part.path
-    policy = next((found for column in columns if (found := policy_of(target, column, "unique"))), None)
-    return [Unique(target, name, columns or (first,), len(elements), tuple(parts), nulls_distinct, blank_apart, place, policy)]
-
-
-def _copied(scan: PartScan, column: str) -> tuple[str, str] | None:
-    """Return the source table and column that a cell copies (an id copies its key), or None."""
-    part = scan.part
-    cell = scan.values[column].cell
-    if part.table is None or len(cell.reads) != 1:
-        return None
-    raw = scan.values[column].raw
-    return (part.table, cell.reads[0]) if raw == f"src.{ident(cell.reads[0])}" and not scan.values[column].unsafe else None
 
 
 def _id_checks(target: Target, part: Part, cell: Cell, not_null: bool, place: str) -> list[Check]:

@@ -19,7 +19,8 @@ from ..errors import MigrationError
 from ..plan import Plan
 from . import scan as scans_of
 from . import source_catalog
-from .contract_checks import PartScan, Unique, build_uniques
+from .contract_checks import PartScan
+from .uniques import Unique, build_uniques
 
 CAP = 100_000
 APPLICATION_NAME = "edulink-migration preflight"

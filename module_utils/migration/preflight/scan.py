@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from .. import driver
 from ..errors import MigrationError
 from ..plan import Cell, Part, Plan, Target
-from . import casts
-from .contract_checks import Check, PartScan, Unique, build_scan, build_uniques, raw_expressions, raw_sql, scanned
+from .contract_checks import Check, PartScan, build_scan, raw_expressions, raw_sql, scanned
 from .findings import INFO, STOP, WARN, Finding
 from .source_catalog import SourceCatalog
+from .uniques import Unique, build_uniques
 
 FIRST = 5  # keys named for each finding
 SHOWN = 60  # characters of a constant
 NO_PRIVILEGE = "42501"
+_RAISED = {"22P05": "encoding", "22021": "encoding", "22003": "range", "22008": "range"}  # SQLSTATE: rule
 BATCH = 300  # conditions in one statement; PostgreSQL's limit is 1664 result columns
 
 
@@ -81,13 +82,6 @@ def run(
 ) -> Scanned:
     """Return what the rows of the source break; `blocked` as in prepare()."""
     scans, findings = prepare(connection, plan, source, encodings, blocked=blocked)
-    for service, pair in (encodings or {}).items():
-        if not casts.provable(pair):
-            findings.append(
-                Finding(
-                    WARN, service, "encoding", f"preflight cannot prove that {pair[1]} holds every text of {pair[0]}", "make the database with ENCODING 'UTF8'"
-                )
-            )
     rows: dict[tuple[str, str], int] = {}
     for scan in scans:
         count, found = _scan(connection, scan)
@@ -215,7 +209,7 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
             with driver.database_errors(scan.part.label, name):
                 driver.rows(connection, f"SELECT count({sql}) FROM {scan.source}")
         except MigrationError as exc:
-            findings[name] = _culprit(connection, scan, name, sql, str(exc).partition(f"{name}: ")[2])
+            findings[name] = _culprit(connection, scan, name, sql, exc)
     for check in scan.checks:
         if check.column in findings:
             continue
@@ -243,9 +237,10 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
     return total, list(findings.values())
 
 
-def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str, said: str) -> Finding:
+def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str, error: MigrationError) -> Finding:
     """Return a finding for an expression that raises, with the first key found by halving the rows."""
     cell = scan.values[name].cell
+    rule, said = _RAISED.get(_state(error), "type"), _said(error, name)
     low, high = 0, int(driver.scalar(connection, f"SELECT count(*) FROM {scan.base}"))
     while high - low > 1:
         middle = (low + high) // 2
@@ -258,7 +253,7 @@ def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str,
             high = middle
     keys = driver.rows(connection, f"SELECT {scan.part.key_text} FROM {scan.base} ORDER BY {scan.order} OFFSET {low} LIMIT 1")
     return Finding(
-        STOP, cell.place or scan.part.label, "type", f"at least one row: the source cannot make {cell.type} of it ({said})",
+        STOP, cell.place or scan.part.label, rule, f"at least one row: the source cannot make {cell.type} of it ({said})",
         "correct the rows in the source, or write an expression that holds for every row", scan.target.name, name, None, tuple(str(row[0]) for row in keys),
     )  # fmt: skip
 
@@ -281,8 +276,8 @@ def _level(check: Check, target: Target) -> tuple[str, str]:
         return INFO, ""
     if check.rejects:
         return WARN, "quarantined by policy, with what depends on them: they go to migration.rejects"
-    if check.level == WARN:
-        return WARN, "make sure that the service can live with it"
+    if check.level == WARN and check.policy is None:
+        return WARN, f"make sure that the service can live with it, or choose in the mapping: policies: {{{check.column}: {{{check.rule}: quarantine}}}}"
     if target.bookkeeping:
         return STOP, "correct the rows in the source"
     return STOP, f"correct the rows in the source, or choose in the mapping: policies: {{{check.column}: {{{check.rule}: quarantine}}}}"
