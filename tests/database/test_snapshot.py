@@ -195,17 +195,18 @@ def test_a_full_disk_is_said_so(walk: Walk, tmp_path: Path) -> None:  # noqa: F8
     assert snapshots(walk) == []
 
 
-def test_a_client_learns_its_password_from_a_file_that_is_gone_afterwards(walk: Walk, tmp_path: Path) -> None:  # noqa: F811
-    fake = tmp_path / "spy"
-    fake.write_text('#!/bin/sh\ncd "$1"; env > env; echo "$@" > argv; cat "$PGPASSFILE" > pass; stat -c %a "$PGPASSFILE" > mode\n')
-    fake.chmod(0o755)
+def test_a_password_is_on_no_disk_in_no_argument_and_in_no_environment(walk: Walk, tmp_path: Path) -> None:  # noqa: F811
+    spy = tmp_path / "spy"
+    look = 'cat "$PGPASSFILE" > pass; cat "$PGPASSFILE" >> pass; stat -Lc "%a %h" "$PGPASSFILE" > mode'
+    spy.write_text(f'#!/bin/sh\ncd "$1"; env > env; echo "$@" > argv; {look}\n')
+    spy.chmod(0o755)
     endpoint = replace(walk.context.source, password="a:b\\c")
-    with clients.environment(endpoint, "tests") as env:
-        clients.run([str(fake), str(tmp_path), "--dbname=x"], env, "here", "spying")
+    with clients.access(endpoint, "tests") as way:
+        clients.run([str(spy), str(tmp_path), "--dbname=x"], way, "here", "spying")
     assert "a:b" not in (tmp_path / "env").read_text() + (tmp_path / "argv").read_text()
-    assert (tmp_path / "pass").read_text() == f"*:*:*:{endpoint.user}:a\\:b\\\\c\n"
-    assert (tmp_path / "mode").read_text() == "600\n"
-    assert not Path(env["PGPASSFILE"]).exists()
+    assert (tmp_path / "pass").read_text() == 2 * f"*:*:*:{endpoint.user}:a\\:b\\\\c\n", "it can be read again, by every worker"
+    assert (tmp_path / "mode").read_text() == "600 0\n", "no folder names it, so nothing is left when all are killed"
+    assert "a:b" not in repr(way)
 
 
 def test_what_the_role_cannot_read_is_named_before_anything_is_dumped(walk: Walk) -> None:  # noqa: F811

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..driver import Endpoint
@@ -24,8 +24,12 @@ PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall")
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _SAID = re.compile(r"^\S*pg_\w+: (?:error|fatal): (.*)$", re.MULTILINE)
-_QUOTED_VALUE = re.compile(r'((?:invalid|out of range|too long)[^"\n]*: ).*$')
+# What a server quotes after a colon, in whatever language, or calls a value; a client's own errors hold no rows.
+_QUOTED_VALUE = re.compile(r'((?:ERROR|FATAL|[A-ZÄÖÜÉÈ]{4,}): .*?: )["»„«“].*$|(?<=\bvalue )"[^"]*"')
+FULL = "the disk is full"
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+# pg_restore 17 and newer begin with this, which older servers do not know; nothing else depends on it.
+UNKNOWN_BEFORE_17 = "SET transaction_timeout = 0;"
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,15 @@ def candidates(bin_dir: str | None, path: str | None = None, places: Sequence[st
     return sorted(found.values(), key=lambda item: item.major)
 
 
-def choose(available: Sequence[Clients], server_major: int, place: str, bin_dir: str | None = None) -> Clients:
-    """Return the oldest clients that are not older than the server; MigrationError that names what there is."""
+def choose(available: Sequence[Clients], server_major: int, place: str, bin_dir: str | None = None, *, least: int = 0, reason: str = "") -> Clients:
+    """Return the oldest clients that are not older than the server, nor than `least` for a `reason`; MigrationError that names what there is."""
     for clients in sorted(available, key=lambda item: item.major):
-        if clients.major >= server_major:
+        if clients.major >= max(server_major, least):
             return clients
     where = f"in {bin_dir}" if bin_dir else "on this runner"
     seen = ", ".join(f"{item.program('pg_dump')} is {item.version}" for item in available)
+    if seen and any(item.major >= server_major for item in available):
+        raise MigrationError(f"{place}: {reason}, which takes clients of PostgreSQL {least} or newer ({seen}); install postgresql-client-{least}")
     if not seen:
         raise MigrationError(
             f"{place}: no pg_dump, pg_restore and pg_dumpall {where}; install postgresql-client-{server_major} there or name their folder in pg_bin_dir"
@@ -74,6 +80,14 @@ def choose(available: Sequence[Clients], server_major: int, place: str, bin_dir:
         f"{place}: the server is PostgreSQL {server_major} and pg_dump refuses newer servers ({seen}); install postgresql-client-{server_major}"
         " or name its folder in pg_bin_dir"
     )
+
+
+def major(version: str) -> int:
+    """Return the major version in a version's text: 16 of "16.15 (Debian 16.15-1)"."""
+    found = re.match(r"\d+", version)
+    if found is None:
+        raise MigrationError(f"{version!r} is no version of PostgreSQL; the manifest was changed by hand")
+    return int(found[0])
 
 
 def _ask(folder: Path) -> Clients | None:
@@ -85,9 +99,17 @@ def _ask(folder: Path) -> Clients | None:
     return Clients(folder, int(found[2]), found[1]) if found else None
 
 
+@dataclass(frozen=True)
+class Access:
+    """How a client reaches a database: its environment, and the descriptors that it inherits."""
+
+    env: Mapping[str, str] = field(repr=False)
+    descriptors: tuple[int, ...] = ()
+
+
 @contextlib.contextmanager
-def environment(endpoint: Endpoint, application_name: str) -> Iterator[dict[str, str]]:
-    """Yield the environment with which a client reaches the endpoint; the password lies in a file of mode 0600 until the end."""
+def access(endpoint: Endpoint, application_name: str) -> Iterator[Access]:
+    """Yield a client's way to the endpoint; a password lies in memory that ends with its processes, so a killed run leaves nothing on a disk."""
     given = {
         "PGHOST": endpoint.host,
         "PGPORT": str(endpoint.port),
@@ -101,14 +123,33 @@ def environment(endpoint: Endpoint, application_name: str) -> Iterator[dict[str,
         "PGCONNECT_TIMEOUT": "10",
         "LC_ALL": "C.UTF-8",
     }
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PG") and name not in ("LANG", "LANGUAGE")}
+    own = ("PGPASSFILE", "PGKRBSRVNAME", "PGGSSLIB")  # ways to authenticate that the inventory does not name
+    inherited = {name: value for name, value in os.environ.items() if name in own or not name.startswith(("PG", "LANG"))}
     chosen = {**inherited, **{name: value for name, value in given.items() if value}}
-    with tempfile.TemporaryDirectory(prefix="pgpass-") as folder:
-        passfile = Path(folder) / "pgpass"
-        with open(os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            if endpoint.password:
-                file.write(f"*:*:*:{_field(endpoint.user)}:{_field(endpoint.password)}\n")
-        yield {**chosen, "PGPASSFILE": str(passfile)}
+    if not endpoint.password:
+        yield Access(chosen)
+        return
+    with _passfile(endpoint.user, endpoint.password) as descriptor:
+        if descriptor is None:
+            yield Access({**chosen, "PGPASSWORD": endpoint.password})
+        else:
+            yield Access({**chosen, "PGPASSFILE": f"/dev/fd/{descriptor}"}, (descriptor,))
+
+
+@contextlib.contextmanager
+def _passfile(user: str, password: str) -> Iterator[int | None]:
+    """Yield the descriptor of a password file of mode 0600 without a name (memfd_create(2)); None where the system has no such thing."""
+    descriptor = os.memfd_create("pgpass") if hasattr(os, "memfd_create") else None
+    try:
+        if descriptor is None or not os.path.exists(f"/dev/fd/{descriptor}"):
+            yield None
+            return
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, f"*:*:*:{_field(user)}:{_field(password)}\n".encode())
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _field(text: str) -> str:
@@ -116,10 +157,15 @@ def _field(text: str) -> str:
     return text.replace("\\", "\\\\").replace(":", "\\:")
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], place: str, doing: str) -> str:
-    """Run a client, which dies when this process does; return its output, or raise MigrationError with its error, redacted."""
+def run(argv: Sequence[str], way: Access, place: str, doing: str, *, tolerated: str = "") -> str:
+    """Run a client, which dies when this process does; return its output, or raise MigrationError with its error, redacted.
+
+    A client that could do everything but the one statement `tolerated` has done its work.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(list(argv), env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=err, preexec_fn=_die_with_parent)
+        child = subprocess.Popen(
+            list(argv), env=dict(way.env), stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=way.descriptors, preexec_fn=_die_with_parent
+        )
         try:
             status = child.wait()
         except BaseException:
@@ -128,18 +174,25 @@ def run(argv: Sequence[str], env: Mapping[str, str], place: str, doing: str) -> 
             raise
         out.seek(0)
         err.seek(0)
-        if status != 0:
-            raise MigrationError(f"{place}: {doing}: {said(err.read().decode(errors='replace'), status)}")
+        stderr = err.read().decode(errors="replace")
+        left = without(stderr, tolerated) if tolerated else stderr
+        if status != 0 and not (status == 1 and left != stderr and not _SAID.search(left)):
+            raise MigrationError(f"{place}: {doing}: {said(left, status)}")
         return out.read().decode(errors="replace")
+
+
+def without(stderr: str, statement: str) -> str:
+    """Return a client's errors without those of one statement."""
+    return re.sub(rf"^\S*pg_restore: error: .*\n(?:.*\n)??Command was: {re.escape(statement)}\n", "", stderr, flags=re.MULTILINE)
 
 
 def said(stderr: str, status: int) -> str:
     """Return what a client's error may say aloud: its first error, without DETAIL, CONTEXT, statements and values."""
     if "No space left on device" in stderr or "Disk quota exceeded" in stderr:
-        return "the disk is full; free some space there and run this again"
+        return f"{FULL}; free some space there and run this again"
     found = _SAID.search(stderr)
     if found:
-        return _QUOTED_VALUE.sub(r"\1(value not shown)", " ".join(found[1].split()))
+        return _QUOTED_VALUE.sub(lambda match: f"{match[1] or ''}(value not shown)", " ".join(found[1].split()))
     return f"it was ended by signal {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"
 
 

@@ -118,13 +118,26 @@ def _settings(connection: driver.Connection, dbname: str) -> tuple[Setting, ...]
 
 
 def create(endpoint: Endpoint, maintenance_db: str, dbname: str, like: Properties, *, foreign: bool = False) -> None:
-    """Make an empty database like another; a `foreign` server may lack its roles and tablespaces, so those are left out."""
+    """Make an empty database like another; a `foreign` server may lack its roles, tablespaces and locale, so it does without."""
     connection = admin(endpoint, maintenance_db)
     try:
         with driver.database_errors(endpoint.place, f"making the database {dbname}"):
+            if foreign and not knows_locale(connection, like):
+                like = dataclasses.replace(like, provider="c", collate="C", ctype="C", locale=None, icu_rules=None)
             driver.rows(connection, create_sql(dbname, like, connection.server_version, foreign=foreign))
     finally:
         connection.close()
+
+
+def knows_locale(connection: driver.Connection, like: Properties) -> bool:
+    """Return whether the server has the locale of another server's database, by the collations that it knows."""
+    if like.provider == "b":
+        return bool(connection.server_version >= 170000)
+    if like.provider == "i":
+        return bool(connection.server_version >= 150000) and driver.scalar(connection, "SELECT true FROM pg_collation WHERE collprovider = 'i' LIMIT 1") is True
+    wanted = {name.lower().replace("-", "") for name in (like.collate, like.ctype)} - {"c", "posix"}  # en_US.UTF-8 is en_US.utf8 in the catalog
+    known = driver.rows(connection, "SELECT DISTINCT lower(replace(collcollate, '-', '')) FROM pg_collation WHERE collprovider = 'c'")
+    return wanted <= {name for (name,) in known}
 
 
 def create_sql(dbname: str, like: Properties, server_version: int, *, foreign: bool = False) -> str:

@@ -17,10 +17,11 @@ from .. import driver
 from ..driver import Endpoint
 from ..errors import MigrationError
 from . import clients, database, table_digest
-from .clients import Clients
+from .clients import Access, Clients
 from .manifest import Dumped
 
 LOCK_WAIT = "60s"
+METHODS = {"none": 0, "gzip": 0, "lz4": 16, "zstd": 16}  # since which version pg_dump has them
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,7 @@ def survey(endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -
     connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
     try:
         with driver.database_errors(endpoint.place, "looking at what is to be dumped"):
-            chosen = clients.choose(available, connection.server_version // 10000, endpoint.place, options.bin_dir)
-            compression(options.compression, chosen.major)
+            chosen = choose(connection, endpoint, options, available)
             faults = obstacles(connection)
             if faults:
                 raise MigrationError(f"{endpoint.place}: pg_dump would fail: {'; '.join(faults)}")
@@ -64,6 +64,15 @@ def survey(endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -
             return Survey(endpoint.name, connection.info.parameter_status("server_version") or "", chosen, int(size), len(found), int(rows))
     finally:
         connection.close()
+
+
+def choose(connection: driver.Connection, endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -> Clients:
+    """Return the clients that dump this server with the wanted compression."""
+    least = METHODS.get(options.compression.partition(":")[0], 0)
+    reason = f"snapshot_compression is {options.compression}"
+    chosen = clients.choose(available, connection.server_version // 10000, endpoint.place, options.bin_dir, least=least, reason=reason)
+    compression(options.compression, chosen.major)
+    return chosen
 
 
 def obstacles(connection: driver.Connection) -> list[str]:
@@ -99,12 +108,10 @@ def obstacles(connection: driver.Connection) -> list[str]:
 def compression(chosen: str, major: int) -> str:
     """Return pg_dump's --compress argument for these clients; MigrationError when they cannot do it."""
     method, _, level = chosen.partition(":")
-    if method not in ("none", "gzip", "lz4", "zstd") or (level and not level.isdigit()):
+    if method not in METHODS or (level and not level.isdigit()):
         raise MigrationError(f"snapshot_compression is {chosen!r}; it is none, gzip, lz4 or zstd, with a level if you like (gzip:1)")
     if major >= 16:
         return chosen
-    if method in ("lz4", "zstd"):
-        raise MigrationError(f"pg_dump {major} has no {method}; set snapshot_compression to gzip:1 or install newer clients")
     return "0" if method == "none" else level or "6"
 
 
@@ -127,7 +134,7 @@ def dump(
         digesting = _Digesting(connection, endpoint.place, tick)
         digesting.start()
         try:
-            with clients.environment(endpoint, database.APPLICATION_NAME) as env:
+            with clients.access(endpoint, database.APPLICATION_NAME) as way:
                 clients.run(
                     [
                         chosen.program("pg_dump"),
@@ -140,11 +147,11 @@ def dump(
                         f"--file={folder / endpoint.name}",
                         *([f"--role={endpoint.session_role}"] if endpoint.session_role else []),
                     ],
-                    env,
+                    way,
                     endpoint.place,
                     "pg_dump",
                 )
-                roles = _dump_roles(folder / f"{endpoint.name}.roles.sql", endpoint, chosen, env)
+                roles = _dump_roles(folder / f"{endpoint.name}.roles.sql", endpoint, chosen, way)
         except BaseException:
             connection.cancel()
             digesting.join()
@@ -179,13 +186,15 @@ def _unhurried(connection: driver.Connection) -> None:
     driver.rows(connection, "SET LOCAL row_security = off")
 
 
-def _dump_roles(path: Path, endpoint: Endpoint, chosen: Clients, env: dict[str, str]) -> bool:
+def _dump_roles(path: Path, endpoint: Endpoint, chosen: Clients, way: Access) -> bool:
     """Write the roles of the server, without passwords; False when this role or service may not read them."""
     argv = [chosen.program("pg_dumpall"), "--roles-only", "--no-role-passwords", "--no-password", f"--database={endpoint.dbname}", f"--file={path}"]
     try:
-        clients.run(argv, env, endpoint.place, "pg_dumpall")
-    except MigrationError:
+        clients.run(argv, way, endpoint.place, "pg_dumpall")
+    except MigrationError as exc:
         path.unlink(missing_ok=True)
+        if clients.FULL in str(exc):
+            raise
         return False
     return True
 

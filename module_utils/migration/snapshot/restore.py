@@ -19,6 +19,9 @@ from .clients import Clients
 from .manifest import Dumped
 from .table_digest import Content
 
+# Another server has other roles and tablespaces, and publishes and subscribes nothing.
+_FOREIGN = ("--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-security-labels")
+
 
 @dataclass(frozen=True)
 class RestoreOptions:
@@ -35,16 +38,25 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
     A `foreign` server is not the one the dump is from: owners, grants and tablespaces are left out, since its roles may
     not exist there.
     """
-    chosen = _clients(endpoint, options)
+    chosen, server_major = _clients(endpoint, dumped, options)
     database.create(endpoint, options.maintenance_db, dbname, dumped.properties, foreign=foreign)
     fresh = replace(endpoint, dbname=dbname)
-    argv = [chosen.program("pg_restore"), "--format=directory", "--exit-on-error", f"--jobs={options.jobs}", "--no-password", f"--dbname={dbname}"]
+    argv = [chosen.program("pg_restore"), "--format=directory", f"--jobs={options.jobs}", "--no-password", f"--dbname={dbname}"]
+    tolerated = clients.UNKNOWN_BEFORE_17 if server_major < 17 <= chosen.major else ""
+    if not tolerated:
+        argv.append("--exit-on-error")
     if foreign:
-        argv += ["--no-owner", "--no-privileges", "--no-tablespaces"]
+        argv += _FOREIGN
     elif role := obstacles.acting_role(endpoint):
         argv.append(f"--role={role}")
-    with clients.environment(fresh, database.APPLICATION_NAME) as env:
-        clients.run([*argv, str(folder)], env, fresh.place, "pg_restore")
+    with clients.access(fresh, database.APPLICATION_NAME) as way:
+        try:
+            clients.run([*argv, str(folder)], way, fresh.place, "pg_restore", tolerated=tolerated)
+        except MigrationError as exc:
+            if foreign and server_major < (dumped_major := clients.major(dumped.server_version)):
+                step = f"PostgreSQL promises no restore into an older server, so name one of version {dumped_major} in snapshot_proof_server"
+                raise MigrationError(f"{exc}; {step}") from exc
+            raise
     if not foreign:
         database.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
 
@@ -54,7 +66,7 @@ def prove(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options
     fresh = replace(endpoint, dbname=dbname, session_role=None if foreign else endpoint.session_role)
     found = content(fresh)
     lines = table_digest.differences(dumped.content, found)
-    lines += schema_differences(fresh, folder, options, foreign=foreign)
+    lines += schema_differences(fresh, dumped, folder, options, foreign=foreign)
     if not foreign:
         with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
             lines += property_differences(dumped.properties, database.read(connection, dbname))
@@ -72,15 +84,17 @@ def content(endpoint: Endpoint, tick: Callable[[str, int, int], None] = lambda t
         connection.close()
 
 
-def schema_differences(fresh: Endpoint, folder: Path, options: RestoreOptions, *, foreign: bool) -> list[str]:
-    """Compare the definitions in the dump with those of the copy, as the same pg_dump writes both."""
-    chosen = _clients(fresh, options)
-    common = ["--schema-only", *(["--no-owner", "--no-privileges", "--no-tablespaces"] if foreign else [])]
-    with clients.environment(fresh, database.APPLICATION_NAME) as env:
-        wanted = clients.run([chosen.program("pg_restore"), "--format=directory", *common, "--file=-", str(folder)], env, fresh.place, "pg_restore")
+def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: RestoreOptions, *, foreign: bool) -> list[str]:
+    """Compare the definitions in the dump with those of the copy: line by line where one version wrote both, else what there is."""
+    chosen, server_major = _clients(fresh, dumped, options)
+    alike = server_major == dumped.major and chosen.major == clients.major(dumped.client_version)
+    common = ["--schema-only", *(_FOREIGN if foreign or not alike else [])]
+    with clients.access(fresh, database.APPLICATION_NAME) as way:
+        wanted = clients.run([chosen.program("pg_restore"), "--format=directory", *common, "--file=-", str(folder)], way, fresh.place, "pg_restore")
         role = [f"--role={fresh.session_role}"] if fresh.session_role else []
-        found = clients.run([chosen.program("pg_dump"), *common, *role, "--no-password"], env, fresh.place, "pg_dump")
-    missing, added = _statements(wanted) - _statements(found), _statements(found) - _statements(wanted)
+        found = clients.run([chosen.program("pg_dump"), *common, *role, "--no-password"], way, fresh.place, "pg_dump")
+    said = _statements if alike else _objects
+    missing, added = said(wanted) - said(found), said(found) - said(wanted)
     if not missing and not added:
         return []
     first = next(iter([*missing, *added])).strip()[:120]
@@ -93,16 +107,23 @@ def property_differences(wanted: database.Properties, found: database.Properties
     return [f"the database's {name} differs" for name in names if getattr(wanted, name) != getattr(found, name)]
 
 
+def _objects(text: str) -> Counter[str]:
+    """Return what pg_dump's comments name; each version writes the same definition in its own way, but names it alike."""
+    return Counter(line.partition("; Owner:")[0] for line in text.splitlines() if line.startswith("-- Name: "))
+
+
 def _statements(text: str) -> Counter[str]:
     """Return the lines that define something; pg_dump's comments, session settings and random \\restrict keys say nothing."""
     silent = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
     return Counter(line for line in text.splitlines() if line and not line.startswith(silent))
 
 
-def _clients(endpoint: Endpoint, options: RestoreOptions) -> Clients:
+def _clients(endpoint: Endpoint, dumped: Dumped, options: RestoreOptions) -> tuple[Clients, int]:
+    """Return clients that are older neither than the server nor than the pg_dump that wrote the archive, and the server's major version."""
     with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
-        major = connection.server_version // 10000
-    return clients.choose(clients.candidates(options.bin_dir), major, endpoint.place, options.bin_dir)
+        major = int(connection.server_version) // 10000
+    needed = max(major, clients.major(dumped.client_version))
+    return clients.choose(clients.candidates(options.bin_dir), needed, endpoint.place, options.bin_dir), major
 
 
 def proven_copy(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions) -> None:
