@@ -42,6 +42,13 @@ options:
     description: VERSION of the service's cache.
     type: int
     default: 1
+  service_table:
+    description:
+      - For O(engine=cached_db) the service's own C(django_session) as V(schema.table), which gets a row for each carried session, because
+        Django saves a changed session with an UPDATE of it. Empty means C(django_session) in the schema of the users.
+      - While there is no such table only the store is written, with a warning; a later run adds the rows.
+    type: str
+    default: ""
   serializer:
     description: The serializer of the service's cache; Django's own is V(pickle).
     type: str
@@ -167,14 +174,20 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration import control, driver
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.quote import qualified
 from ..module_utils.migration.sessions.carry import Result, Rules, carry, remove
 from ..module_utils.migration.sessions.layout import ENGINES, SERIALIZERS, Layout
 from ..module_utils.migration.sessions.ledger import Ledger
+from ..module_utils.migration.sessions.rows import ServiceRows, service_rows
 from ..module_utils.migration.sessions.signing import SESSION_SALT
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
 from ..module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, Users, entity_of
 
 APPLICATION_NAME = "edulink-migration sessions"
+NO_TABLE = (
+    "there is no table {}: the service can read the carried sessions, but its cached_db saves a changed one with an UPDATE of that table and"
+    " answers 400; run the service's manage.py migrate (or set sessions_service_table) and then playbooks/sessions.yml again"
+)
 READY = "SELECT to_regclass('migration.id_map') IS NOT NULL"
 
 
@@ -184,10 +197,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     context = Context.from_params(params, module.check_mode)
     layout = Layout(params["engine"], params["key_prefix"], params["key_version"], params["serializer"])
     options = StoreOptions.from_params(params["store"])
-    with contextlib.closing(open_store(options)) as store:
-        ledger = Ledger(store, layout)
+    with contextlib.closing(open_store(options)) as store, _rows(context, params) as rows:
+        ledger = Ledger(store, layout, rows=rows)
         if params["state"] == "absent":
             return _absent(context, ledger, params)
+        if params["engine"] == "cached_db" and rows is None:
+            module.warn(NO_TABLE.format(_table(context, params)))
         return _present(context, ledger, options, params)
 
 
@@ -230,8 +245,8 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
         @contextlib.contextmanager
         def crew() -> Iterator[tuple[Users, Ledger]]:
             """Open the connections of a worker process."""
-            with contextlib.ExitStack() as own, contextlib.closing(open_store(options)) as store:
-                yield _users(own, context, params)[0], Ledger(store, ledger.layout)
+            with contextlib.ExitStack() as own, contextlib.closing(open_store(options)) as store, _rows(context, params) as rows:
+                yield _users(own, context, params)[0], Ledger(store, ledger.layout, rows=rows)
 
         result = carry(source, context.source.schema, users, ledger, rules, write=write, place=context.source.place, crew=crew)
     if write:
@@ -239,7 +254,7 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
     counts = result.to_dict()
     answer = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
     if compare:
-        answer["differences"] = result.written + result.updated + result.removed
+        answer["differences"] = result.written + result.updated + result.removed + result.rows
     before = result.unchanged + result.updated + result.service + result.removed
     return {**answer, "diff": _diff(before, result.unchanged + result.updated + result.service + result.written)}
 
@@ -261,6 +276,25 @@ def _users(stack: contextlib.ExitStack, context: Context, params: dict[str, Any]
     )
     foreseen = ForeseenUsers(source, context.source.schema, context.plan, context.namespace, entity=entity.name)
     return foreseen, "; would require that playbooks/migrate.yml has carried the users"
+
+
+@contextlib.contextmanager
+def _rows(context: Context, params: dict[str, Any]) -> Iterator[ServiceRows | None]:
+    """Open the service's own django_session, where its engine needs one."""
+    if params["engine"] != "cached_db":
+        yield None
+        return
+    service = entity_of(context.plan, params["users_entity"]).service
+    with service_rows(context.targets[service], _table(context, params), APPLICATION_NAME) as rows:
+        yield rows
+
+
+def _table(context: Context, params: dict[str, Any]) -> str:
+    """Return the quoted name of the service's django_session."""
+    entity = entity_of(context.plan, params["users_entity"])
+    schema, _, name = params["service_table"].rpartition(".")
+    target = next(item for item in context.plan.targets if (item.service, item.table) == (entity.service, entity.target))
+    return qualified(schema or target.schema, name or "django_session")
 
 
 @contextlib.contextmanager
@@ -289,6 +323,7 @@ def main() -> None:
             "engine": {"type": "str", "default": "cache", "choices": list(ENGINES)},
             "key_prefix": {"type": "str", "default": "", "no_log": False},
             "key_version": {"type": "int", "default": 1, "no_log": False},
+            "service_table": {"type": "str", "default": ""},
             "serializer": {"type": "str", "default": "pickle", "choices": list(SERIALIZERS)},
             "secret_key": {"type": "str", "no_log": True},
             "secret_key_fallbacks": {"type": "list", "elements": "str", "default": [], "no_log": True},

@@ -26,6 +26,7 @@ from ansible.module_utils.migration.sessions import signing
 from ansible.module_utils.migration.sessions.carry import Result, Rules, carry, remove
 from ansible.module_utils.migration.sessions.layout import Layout
 from ansible.module_utils.migration.sessions.ledger import Ledger
+from ansible.module_utils.migration.sessions.rows import service_rows
 from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 from ansible.module_utils.migration.sessions.users import User
 
@@ -67,21 +68,22 @@ class World:
             seconds,
         )
 
-    def carry(self, *, write: bool = True, layout: Layout = DJANGO, **rules: Any) -> Result:
+    def carry(self, *, write: bool = True, layout: Layout = DJANGO, table: str = "no_such_table", **rules: Any) -> Result:
         @contextlib.contextmanager
         def crew() -> Iterator[tuple[KnownUsers, Ledger]]:
-            with contextlib.closing(open_store(self.options)) as store:
-                yield KnownUsers(), Ledger(store, layout)
+            with contextlib.closing(open_store(self.options)) as store, service_rows(self.source, table, "tests") as rows:
+                yield KnownUsers(), Ledger(store, layout, rows=rows)
 
         with contextlib.closing(driver.connect(self.source, application_name="tests", readonly=True)) as source, crew() as (users, ledger):
             return carry(source, "public", users, ledger, Rules(SECRET, **rules), write=write, crew=crew)
 
-    def remove(self, layout: Layout = DJANGO, **options: Any) -> Mapping[str, int]:
-        store = open_store(self.options)
-        try:
-            return remove(Ledger(store, layout), **options)
-        finally:
-            store.close()
+    def remove(self, layout: Layout = DJANGO, table: str = "no_such_table", **options: Any) -> Mapping[str, int]:
+        with contextlib.closing(open_store(self.options)) as store, service_rows(self.source, table, "tests") as rows:
+            return remove(Ledger(store, layout, rows=rows), **options)
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(driver.connect(self.source, application_name="tests", autocommit=True)) as connection:
+            return driver.rows(connection, statement)
 
     def key(self, name: str) -> str:
         return f":1:django.contrib.sessions.cache{name}"
@@ -403,3 +405,43 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cached_db_gets_a_row_for_each_session_and_keeps_those_that_the_service_wrote(world: World, workers: int) -> None:
+    layout, table = Layout("cached_db"), "public.own"
+    world.execute(TABLE.replace("django_session", "own"))
+    for name in ("same", "changed", "logout", "saved", "odd\t\\key"):
+        world.add(name, logged_in(1))
+    if workers > 1:
+        many = "INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 900) n"
+        world.execute(many, signing.encode({}, SECRET))
+    options: dict[str, Any] = {"layout": layout, "table": table, "service_secret_key": SERVICE, "workers": workers, "batch": 100}
+    everything = "SELECT session_key, session_data, extract(epoch FROM expire_date)::bigint FROM {} ORDER BY 1"
+    assert world.carry(write=False, **options).rows == world.carry(write=False, **options).written
+    assert world.rows(everything.format("own")) == []
+    assert world.carry(**options).rows == len(world.rows(everything.format("own"))) == len(world.rows(everything.format("django_session")))
+    assert [row[::2] for row in world.rows(everything.format("own"))] == [
+        row[::2] for row in world.rows(everything.format("django_session").replace("extract(epoch FROM expire_date)", "floor(extract(epoch FROM expire_date))"))
+    ]
+    assert signing.decoder([SERVICE])(dict(row[:2] for row in world.rows(everything.format("own")))["same"]) == {
+        **logged_in(1, SERVICE),
+        "_auth_user_id": UUID.format(1),
+    }
+    assert not world.carry(**options).changed
+    world.execute("DELETE FROM own WHERE session_key = 'same'")  # as if the run had been killed between the store and the table
+    foreseen = world.carry(write=False, **options)
+    assert (foreseen.rows, foreseen.written, foreseen.changed) == (1, 0, True)
+    assert world.carry(**options).rows == 1
+    world.execute("UPDATE own SET session_data = %s WHERE session_key = 'saved'", signing.encode({"cart": "the service's"}, SERVICE, stamp="1tR0Q0"))
+    world.add("changed", logged_in(1, cart=[2]))
+    world.add("saved", logged_in(1, cart=["the monolith's"]))
+    world.execute("DELETE FROM django_session WHERE session_key = 'logout'")
+    result = world.carry(**options)
+    assert (result.updated, result.removed, result.rows) == (2, 1, 1)
+    kept = dict(row[:2] for row in world.rows(everything.format("own")))
+    assert "logout" not in kept
+    assert signing.decoder([SERVICE])(kept["changed"])["cart"] == [2]
+    assert signing.decoder([SERVICE])(kept["saved"])["cart"] == "the service's"
+    world.remove(layout, table)
+    assert [key for key, _, _ in world.rows(everything.format("own"))] == ["saved"]

@@ -32,6 +32,7 @@ from ansible.module_utils.migration.quote import ident
 from ansible.module_utils.migration.sessions.carry import Result, Rules, carry
 from ansible.module_utils.migration.sessions.layout import Layout
 from ansible.module_utils.migration.sessions.ledger import Ledger
+from ansible.module_utils.migration.sessions.rows import service_rows
 from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 from ansible.module_utils.migration.sessions.users import MigratedUsers
 
@@ -52,8 +53,10 @@ class Kind:
     name: str
     layout: Layout
     secret: str
+    rotated: bool = False  # the monolith has a new key, this one, and keeps the old one as a fallback
 
 
+CACHED_DB = Kind("cached_db, rotated secret", Layout("cached_db"), "the new secret of monolith and service, long enough", rotated=True)
 KINDS = (
     Kind("pickle, same secret", Layout(), MONOLITH_SECRET),
     Kind("json, own secret, prefix", Layout("cache", "svc", 1, "json"), "the secret of the service, long enough too"),
@@ -188,19 +191,21 @@ def _pipe(taken: Any, given: Any, query: str, into: str) -> None:
     given.copy_expert(f"COPY {into} FROM STDIN (FORMAT binary)", buffer)
 
 
-@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
-def running(request: pytest.FixtureRequest, migrated: Migrated, valkey: Any) -> Iterator[Service]:
-    """A service of each kind, served over HTTP by a process of its own."""
-    kind: Kind = request.param
+@contextlib.contextmanager
+def serving(kind: Kind, migrated: Migrated, valkey: Any) -> Iterator[Service]:
+    """Serve a service of a kind over HTTP by a process of its own."""
     options = StoreOptions((Address(valkey.host, valkey.port),), password=valkey.password, db=DATABASE)
 
     def carried() -> Result:
         store = open_store(options)
         source = driver.connect(migrated.source, application_name="tests", readonly=True)
         target = driver.connect(migrated.targets["auth_service"], application_name="tests", readonly=True, autocommit=True)
-        with contextlib.closing(store), contextlib.closing(source), contextlib.closing(target):
-            rules = Rules(MONOLITH_SECRET, service_secret_key=kind.secret, backends={OLD_BACKEND: BACKEND}, known_backends=(BACKEND,))
-            return carry(source, "public", MigratedUsers(target, migrated.plan, NAMESPACE), Ledger(store, kind.layout), rules, write=True)
+        own = service_rows(migrated.targets["auth_service"], "auth_service.django_session", "tests")
+        with contextlib.closing(store), contextlib.closing(source), contextlib.closing(target), own as rows:
+            secret, fallbacks = (kind.secret, (MONOLITH_SECRET,)) if kind.rotated else (MONOLITH_SECRET, ())
+            rules = Rules(secret, fallbacks, kind.secret, backends={OLD_BACKEND: BACKEND}, known_backends=(BACKEND,))
+            ledger = Ledger(store, kind.layout, rows=rows if kind.layout.engine == "cached_db" else None)
+            return carry(source, "public", MigratedUsers(target, migrated.plan, NAMESPACE), ledger, rules, write=True)
 
     settings = {
         **environment(migrated.targets["auth_service"]),
@@ -211,12 +216,29 @@ def running(request: pytest.FixtureRequest, migrated: Migrated, valkey: Any) -> 
         "CACHE_KEY_PREFIX": kind.layout.prefix,
         "CACHE_SERIALIZER": kind.layout.serializer,
     }
+    if kind.layout.engine == "cached_db":
+        made = [interpreter(), "-m", "django", "migrate", "--settings=settings", "sessions"]
+        subprocess.run(made, cwd=HERE / "service", env=settings, check=True, capture_output=True)
     client = redis.Redis(valkey.host, valkey.port, password=valkey.password, db=DATABASE)
     with subprocess.Popen([interpreter(), "serve.py"], cwd=HERE / "service", env=settings, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield Service(int(process.stdout.readline()), kind, client, carried)
         process.terminate()
     client.close()
+
+
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
+def running(request: pytest.FixtureRequest, migrated: Migrated, valkey: Any) -> Iterator[Service]:
+    """A running service of each kind."""
+    with serving(request.param, migrated, valkey) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def cached_db(migrated: Migrated, valkey: Any) -> Iterator[Service]:
+    """A running service that keeps its sessions in the store and in a table of its own."""
+    with serving(CACHED_DB, migrated, valkey) as made:
+        yield made
 
 
 @pytest.fixture

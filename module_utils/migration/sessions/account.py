@@ -74,6 +74,7 @@ class Result:
     ended_in_service: int
     removed: int
     indexed: int
+    rows: int
     backends: Mapping[str, int]
     examples: Mapping[str, Sequence[str]]
     seconds: float
@@ -81,7 +82,7 @@ class Result:
     @property
     def changed(self) -> bool:
         """Tell whether the store changed, or would."""
-        return bool(self.written or self.updated or self.removed or self.indexed)
+        return bool(self.written or self.updated or self.removed or self.indexed or self.rows)
 
     def line(self, *, wrote: bool) -> str:
         """Return an operator's line; without `wrote` it tells what would be done."""
@@ -120,6 +121,7 @@ class Tally:
         self.examples: dict[str, list[str]] = {}
         self.removed = 0
         self.indexed = 0
+        self.rows = 0
 
     def leave(self, reason: str, session_key: str) -> None:
         """Count a session that is not carried."""
@@ -140,6 +142,7 @@ class Tally:
             self.examples[reason] = (self.examples.get(reason, []) + named)[:NAMED]
         self.removed += other.removed
         self.indexed += other.indexed
+        self.rows += other.rows
 
     def result(self, size: Size, seconds: float) -> Result:
         """Return the sum; MigrationError when a session is unaccounted for."""
@@ -160,6 +163,7 @@ class Tally:
             **code,
             removed=self.removed,
             indexed=self.indexed,
+            rows=self.rows,
             backends=dict(sorted(self.backends.items())),
             examples={reason: list(named) for reason, named in sorted(self.examples.items())},
             seconds=round(seconds, 3),

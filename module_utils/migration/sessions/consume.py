@@ -13,12 +13,13 @@ from . import scripts
 from .account import Row, Rules, Tally
 from .ledger import Item, Ledger
 from .rewrite import Rewriter
+from .rows import ServiceRow
 from .users import Users
 
 
 def consume(batches: Iterable[Sequence[Row]], users: Users, ledger: Ledger, rules: Rules, tally: Tally, *, write: bool, begun: bool) -> None:
     """Carry batches (only tell, without `write`); `begun` says that sessions were carried before."""
-    rewriter = Rewriter(users, ledger.layout, rules, tally, write=write)
+    rewriter = Rewriter(users, ledger.layout, rules, tally, write=write, rows=ledger.rows is not None)
     with ThreadPoolExecutor(1) as writer:  # the store works while the next batch is decoded
         pending: Future[None] | None = None
         for batch in batches:
@@ -34,9 +35,11 @@ def _store(ledger: Ledger, rules: Rules, tally: Tally, items: list[Item], droppe
     if items:
         said = ledger.carry(items, write=write, restore=rules.restore)
         tally.codes.update(said)
+        ours = [item for item, code in zip(items, said, strict=True) if code in scripts.UNCHANGED + scripts.WRITTEN + scripts.UPDATED]
+        if ledger.rows is not None:
+            tally.rows += ledger.rows.put([ServiceRow(item.session_key, item.row, item.expires) for item in ours], write=write)
         if rules.user_index:
-            ours = scripts.UNCHANGED + scripts.WRITTEN + scripts.UPDATED
-            _index(ledger, rules.user_index, tally, [item for item, code in zip(items, said, strict=True) if item.user and code in ours], write)
+            _index(ledger, rules.user_index, tally, [item for item in ours if item.user], write)
     if dropped:
         tally.removed += ledger.remove(dropped, write=write, forget=False).count(scripts.REMOVED)
 

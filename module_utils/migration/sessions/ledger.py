@@ -13,6 +13,7 @@ from ..errors import MigrationError
 from . import layout as layouts
 from . import scripts
 from .layout import Layout
+from .rows import ServiceRows
 from .store import Call, Store
 
 PREFIX = "migration:sessions"
@@ -29,6 +30,7 @@ class Item(NamedTuple):
     expires: int
     user: str  # 32 hex digits, or nothing
     value: bytes
+    row: str = ""  # what the service's own table should have, where it has one
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Entry:
 class Ledger:
     """Write and remove sessions, each together with its entry."""
 
-    def __init__(self, store: Store, layout: Layout, *, prefix: str = PREFIX) -> None:
+    def __init__(self, store: Store, layout: Layout, *, prefix: str = PREFIX, rows: ServiceRows | None = None) -> None:
         self.store = store
+        self.rows = rows
         self.layout = layout
         self._layout_key = prefix.encode() + b":layout"
         self._hashes = tuple(b"%s:{%s}" % (prefix.encode(), tag) for tag in layouts.tags())  # one for each slot
@@ -77,6 +80,8 @@ class Ledger:
 
     def remove(self, session_keys: Sequence[str], *, write: bool, forget: bool) -> bytes:
         """Delete sessions that are as they were written, `forget` also the entries of the others; return their characters."""
+        if write and self.rows is not None:
+            self.rows.delete(session_keys)  # first: a row that is left would bring the session back
         return self._call(scripts.REMOVE, session_keys, (write, forget))
 
     def entries(self) -> Iterator[list[Entry]]:

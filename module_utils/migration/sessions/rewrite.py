@@ -11,17 +11,18 @@ from typing import Any
 from .account import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, Row, Rules, Tally
 from .layout import Layout, digest
 from .ledger import Item
-from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, decoder
+from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, decoder, encode
 from .users import Users
 
 
 class Rewriter:
     """Turn rows of django_session into items for the store."""
 
-    def __init__(self, users: Users, layout: Layout, rules: Rules, tally: Tally, *, write: bool) -> None:
+    def __init__(self, users: Users, layout: Layout, rules: Rules, tally: Tally, *, write: bool, rows: bool = False) -> None:
         self._users, self._layout, self._rules, self._tally, self._write = users, layout, rules, tally, write
+        self._rows = rows
         self._decode = decoder(rules.secrets, rules.salt)
-        service = rules.service_secret_key or rules.secret_key
+        service = self._service = rules.service_secret_key or rules.secret_key
         self._hashes = AuthHashes(rules.secrets, service)
         self._neutral = layout.engine == "neutral"
         # With one key for both, the hash stays what it is and the service judges it itself.
@@ -57,7 +58,8 @@ class Rewriter:
                 user = known.uuid.replace("-", "")
             tally.counts["anonymous" if number is None else "authenticated"] += 1
             value = self._layout.value(session, expires)
-            items.append(Item(session_key, digest(value), expires, user, value if self._write else b""))
+            row = encode(session, self._service) if self._rows else ""
+            items.append(Item(session_key, digest(value), expires, user, value if self._write else b"", row))
         return items, dropped
 
     def _rewrite(self, session: dict[str, Any], uuid: str, password: str | None) -> str | None:

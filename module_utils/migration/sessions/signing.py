@@ -22,6 +22,7 @@ USER_ID = "_auth_user_id"
 USER_BACKEND = "_auth_user_backend"
 USER_HASH = "_auth_user_hash"
 SESSION_SALT = "django.contrib.sessions.SessionStore"
+STAMP = "1"  # the first second of 1970 in base62: no reader of sessions looks at it, and nobody else signs with it
 _LEGACY_SALT = "django.contrib.sessionsSessionStore"
 _AUTH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
@@ -70,8 +71,8 @@ def decoder(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str],
     return decode
 
 
-def encode(session: Mapping[str, Any], secret: str, *, stamp: str = "1tR0Q0", compress: bool = True, salt: str = SESSION_SALT) -> str:
-    """Return a session as Django 3.1 and later write it; `stamp` is a base62 time that no reader of sessions looks at."""
+def encode(session: Mapping[str, Any], secret: str, *, stamp: str = STAMP, compress: bool = True, salt: str = SESSION_SALT) -> str:
+    """Return a session as Django 3.1 and later write it; `stamp` is the time in base62."""
     raw = json.dumps(session, separators=(",", ":")).encode("latin-1")
     squeezed = zlib.compress(raw) if compress else raw
     payload = "." + _base64(squeezed) if compress and len(squeezed) < len(raw) - 1 else _base64(raw)
