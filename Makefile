@@ -14,9 +14,10 @@ BENCH_REPEATS ?= 3
 CHAOS_KILLS ?= 100
 MUTATIONS ?= 2000
 LAB_USERS ?= 20000
+SERVERS_USERS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos mutate logins docs lock clean
+.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos mutate logins servers docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +64,9 @@ mutate: $(READY) ## break rows in every way and see validation name them (MUTATI
 
 logins: $(READY) ## log in with every Django version that this Python runs
 	@python -m tests.logins
+
+servers: $(READY) ## run everything against PostgreSQL 14 to 18, mixed, with TLS and odd settings (fetches the servers)
+	@python -m tests.servers --users $(SERVERS_USERS)
 
 docs: $(READY) ## write the options of every role to docs/options.md
 	@python -m tests.lint.options

@@ -28,6 +28,14 @@ from .valkey import ValkeyServer
 
 
 @dataclass(frozen=True)
+class Variant:
+    """How one server differs from the lab's others: its programs and settings of its own."""
+
+    bin_dir: Path | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Options:
     """What was asked for."""
 
@@ -39,6 +47,7 @@ class Options:
     group_permissions: int = 3
     sessions: int = 400
     postgres_settings: Mapping[str, str] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     progress_file: str | None = None
 
 
@@ -55,10 +64,13 @@ def describe(options: Options, state: State) -> Lab:
     """Return the servers of the lab that the state points to; its programs are copied when they must be."""
     account = process.Account.for_servers()
     bin_dir = postgres.binaries(state.root, account)
-    servers = {
-        site.name: PostgresServer(site.name, state.root / site.name, bin_dir, state.secret(site.name, postgres.SUPERUSER), options.postgres_settings, account)
-        for site in SITES
-    }
+
+    def server(name: str) -> PostgresServer:
+        own = options.variants.get(name, Variant())
+        settings = {**options.postgres_settings, **own.settings}
+        return PostgresServer(name, state.root / name, own.bin_dir or bin_dir, state.secret(name, postgres.SUPERUSER), settings, account)
+
+    servers = {site.name: server(site.name) for site in SITES}
     store = ValkeyServer(SESSIONS, state.root / SESSIONS, valkey.program(state.root, account), state.secret(SESSIONS), account=account)
     return Lab(state, servers, store)
 

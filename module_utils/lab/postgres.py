@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
 }
 THROW_AWAY: Mapping[str, str] = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 READY_SECONDS = 60.0
 
 
@@ -58,10 +60,15 @@ class PostgresServer:
         """Return the file the server logs to."""
         return self.home / "log"
 
+    @property
+    def port(self) -> int:
+        """Return the port, which is in the socket's name too."""
+        return int(self.settings.get("port", PORT))
+
     def endpoint(self, dbname: str = "postgres", *, user: str = SUPERUSER, password: str | None = None, session_role: str | None = None) -> Endpoint:
         """Return how to reach a database of this server; the superuser's password is known."""
         known = self.password if user == SUPERUSER and password is None else password
-        return Endpoint(self.name, str(self.home), PORT, dbname, user, known, sslmode="disable", session_role=session_role)
+        return Endpoint(self.name, str(self.home), self.port, dbname, user, known, sslmode="disable", session_role=session_role)
 
 
 def binaries(root: Path, account: process.Account | None) -> Path:
@@ -109,7 +116,7 @@ def create(server: PostgresServer) -> bool:
     """Make the server's data directory; False when it has one. A killed attempt leaves nothing that counts."""
     if (server.data / "PG_VERSION").exists():
         return False
-    socket = server.home / f".s.PGSQL.{PORT}"
+    socket = server.home / f".s.PGSQL.{server.port}"
     if len(os.fsencode(socket)) > process.SOCKET_PATH_LIMIT:
         raise MigrationError(f"lab: the socket path {socket} is longer than {process.SOCKET_PATH_LIMIT} bytes; choose a shorter folder")
     process.folder(server.home, server.account, 0o755)
@@ -126,8 +133,7 @@ def create(server: PostgresServer) -> bool:
                 "--auth=scram-sha-256",
                 "--encoding=UTF8",
                 "--no-locale",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
+                *(BUILTIN_LOCALE if major(server) >= 17 else ()),
                 "--no-sync",
                 "--no-instructions",
             ],
@@ -138,6 +144,16 @@ def create(server: PostgresServer) -> bool:
         secret.unlink(missing_ok=True)
     fresh.rename(server.data)
     return True
+
+
+def major(server: PostgresServer) -> int:
+    """Return the major version of the server's programs."""
+    argv = [str(server.bin_dir / "postgres"), "--version"]
+    said = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False, **process.identity(server.account))
+    found = re.search(r"\(PostgreSQL\) (\d+)", said.stdout)
+    if found is None:
+        raise MigrationError(f"lab: {server.bin_dir / 'postgres'} does not run here: {said.stderr.strip()}")
+    return int(found[1])
 
 
 def pid(server: PostgresServer) -> int | None:
