@@ -14,7 +14,7 @@ description:
   - Copies the projection of each mapping from the source into the target databases, by binary COPY through a pipe, with worker
     processes that claim chunks in the target's ledger. Killed at any instant it goes on where it was when it runs again.
   - Several runners may run it at the same time; they share the chunks.
-  - Adds the primary keys when all chunks are done, and settles what changed in the source between two snapshots.
+  - Adds each primary key when its table's last chunk is in, and settles what changed in the source between two snapshots.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - edulink.migration.connections
@@ -31,12 +31,8 @@ options:
     description: About how many rows a chunk has.
     type: int
     default: 50000
-  index_jobs:
-    description: How many primary keys are built at the same time.
-    type: int
-    default: 2
   maintenance_work_mem:
-    description: Memory for building a primary key, as PostgreSQL writes it.
+    description: Memory for building a primary key, for each worker, as PostgreSQL writes it.
     type: str
     default: 256MB
   statement_timeout:
@@ -246,7 +242,6 @@ def _options(params: dict[str, Any]) -> Options:
         lock_timeout=params["lock_timeout"],
         snapshot_max_age=params["snapshot_max_age"],
         maintenance_work_mem=params["maintenance_work_mem"],
-        index_jobs=params["index_jobs"],
     )
 
 
@@ -303,7 +298,6 @@ def main() -> None:
             "runner": {"type": "str", "required": True},
             "workers": {"type": "int", "default": 2},
             "chunk_rows": {"type": "int", "default": 50000},
-            "index_jobs": {"type": "int", "default": 2},
             "maintenance_work_mem": {"type": "str", "default": "256MB"},
             "statement_timeout": {"type": "float", "default": 0},
             "lock_timeout": {"type": "float", "default": 10},

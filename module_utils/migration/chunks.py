@@ -72,11 +72,16 @@ def plan_chunks(source: driver.Connection, schema: str, unit: Unit, size: int, m
 
 
 def numbered(chunks: list[Chunk]) -> list[Chunk]:
-    """Return the chunks with ids in the order in which they are best carried: the largest table first."""
-    totals: dict[tuple[str, str], int] = {}
+    """Return the chunks with ids in the order in which they are best carried: the largest table first, and a table's parts together.
+
+    So the keys that take longest are built while other tables are still copied.
+    """
+    tables: dict[str, int] = {}
+    parts: dict[tuple[str, str], int] = {}
     for chunk in chunks:
-        totals[chunk.target, chunk.part] = totals.get((chunk.target, chunk.part), 0) + chunk.estimate
-    ordered = sorted(chunks, key=lambda chunk: -totals[chunk.target, chunk.part])
+        tables[chunk.target] = tables.get(chunk.target, 0) + chunk.estimate
+        parts[chunk.target, chunk.part] = parts.get((chunk.target, chunk.part), 0) + chunk.estimate
+    ordered = sorted(chunks, key=lambda chunk: (-tables[chunk.target], chunk.target, -parts[chunk.target, chunk.part]))
     return [replace(chunk, id=number) for number, chunk in enumerate(ordered, start=1)]
 
 

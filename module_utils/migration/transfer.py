@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ID-mapped transfer: chunks, claimed by worker processes on any number of runners, until the ledger says done.
 
-run() prepares every target's ledger (one runner at a time), joins or exports the snapshot, lets worker processes carry chunks,
-and then, one runner at a time, adds primary keys and settles what changed between snapshots. Who calls whom:
+run() prepares every target's ledger (one runner at a time), joins or exports the snapshot, lets worker processes carry chunks and
+add primary keys, and then, one runner at a time, settles what changed between snapshots. Who calls whom:
 
-    run -> prepare -> chunks.plan_chunks        run -> _Crew -> worker.work -> pump.pump
-    run -> snapshots.join_or_export             run -> complete -> primary keys, reconcile
+    run -> prepare -> chunks.plan_chunks        run -> _Crew -> worker.work -> pump.pump, keys.Keys
+    run -> snapshots.join_or_export             run -> complete -> reconcile
 """
 
 from __future__ import annotations
@@ -22,17 +22,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from . import build, driver, ledger
+from . import driver, ledger
 from .chunks import numbered, plan_chunks, units
 from .context import Context
 from .contract import Contract
 from .driver import database_errors
 from .errors import MigrationError
 from .order import levels
-from .plan import Target
 from .preflight import rejects
 from .progress import Progress
-from .quote import ident
 from .snapshots import Snapshots
 from .throttle import Limits, database_pressure, runner_pressure
 from .worker import BYTES_A_SECOND, PAUSED, ROWS_A_SECOND, Job, Report, work
@@ -53,7 +51,6 @@ class Options:
     lock_timeout: float = 10
     snapshot_max_age: float = 4 * 3600
     maintenance_work_mem: str = "256MB"
-    index_jobs: int = 2
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,8 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
     with clock("copy"):
         crew.run()
     with clock("complete"):
-        keys, settled = complete(context, options, reconcile, plan_time)
-    return outcome(context, crew.chunks, crew.rows, keys, settled, crew.epochs, clock)
+        settled = complete(context, reconcile, plan_time)
+    return outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock)
 
 
 class Stopwatch:
@@ -211,7 +208,7 @@ class _Crew:
 
     def __init__(self, context: Context, plan_time: str, options: Options, progress: Progress) -> None:
         self.context, self.plan_time, self.options, self.progress = context, plan_time, options, progress
-        self.chunks = self.rows = 0
+        self.chunks = self.rows = self.keys = 0
         self.epochs: tuple[str, ...] = ()
         self._failure: str | None = None
         self._reason: str | None = None
@@ -223,7 +220,8 @@ class _Crew:
         # No lock: a worker killed while it held one would stop all others, and each figure is read by itself.
         shared = fork.RawArray("d", [self.options.limits.rows_per_second / share, self.options.limits.bytes_per_second / share, 0.0])
         ends = [fork.Pipe() for _ in range(self.options.workers)]
-        job = Job(self.context, self.plan_time, self.options.runner, self.options.statement_timeout, self.options.lock_timeout)
+        chosen = self.options
+        job = Job(self.context, self.plan_time, chosen.runner, chosen.statement_timeout, chosen.lock_timeout, chosen.maintenance_work_mem)
         every_end = [end for pair in ends for end in pair]
         processes = [
             fork.Process(target=work, args=(job, number, mine, [end for end in every_end if end is not mine], shared), daemon=True)
@@ -284,6 +282,8 @@ class _Crew:
                 elif report.kind == "lost":
                     if report.text == self.epochs[-1]:
                         self._renew(snapshots, waiting)
+                elif report.kind == "key":
+                    self.keys += 1
                 elif report.kind == "error":
                     self._failure = self._failure or report.text
                     waiting.pop(channel)
@@ -382,8 +382,8 @@ def _close(connections: dict[str, driver.Connection]) -> None:
 # --- after ------------------------------------------------------------------------------------------------------------
 
 
-def complete(context: Context, options: Options, reconcile: Reconcile, plan_time: str) -> tuple[int, int]:
-    """Add primary keys, settle what changed between snapshots, and mark the ledgers finished; return keys added, rows settled.
+def complete(context: Context, reconcile: Reconcile, plan_time: str) -> int:
+    """Settle what changed between snapshots and mark the ledgers finished; return how many rows were settled.
 
     One runner does it; the others wait here and then find it done.
     """
@@ -392,8 +392,7 @@ def complete(context: Context, options: Options, reconcile: Reconcile, plan_time
     try:
         driver.rows(gate, "SELECT pg_advisory_lock(hashtext('edulink-migration complete'))")
         if finished(context):
-            return 0, 0
-        keys = _add_primary_keys(context, options)
+            return 0
         settled = 0
         if len(_open_epochs(context)) > 1 or any(pin is not None and pin.finished for pin in _pins(context)):
             settled = reconcile(context, plan_time)
@@ -405,7 +404,7 @@ def complete(context: Context, options: Options, reconcile: Reconcile, plan_time
                     driver.rows(connection, "UPDATE migration.pin SET finished_at = clock_timestamp() WHERE finished_at IS NULL")
             finally:
                 connection.close()
-        return keys, settled
+        return settled
     finally:
         gate.close()
 
@@ -419,47 +418,6 @@ def _open_epochs(context: Context) -> set[str]:
         finally:
             connection.close()
     return found
-
-
-def _add_primary_keys(context: Context, options: Options) -> int:
-    """Add the primary keys that are missing, both databases at a time; return how many."""
-    jobs = max(1, options.index_jobs // len(context.plan.services))
-    chosen = build.Options(jobs=jobs, memory=options.maintenance_work_mem)
-
-    def service_keys(service: str, contract: Contract) -> int:
-        made = build.build(context.targets[service], contract, kinds=("primary_key",), options=chosen)
-        return len(made.made)
-
-    with ThreadPoolExecutor(max_workers=2 * len(context.plan.services)) as pool:
-        waiting = [pool.submit(_add_own_keys, context, service, options) for service in context.plan.services]
-        waiting += [pool.submit(service_keys, name, Contract.from_dict(data)) for name, data in context.plan.contracts]
-        return sum(future.result() for future in waiting)
-
-
-def _add_own_keys(context: Context, service: str, options: Options) -> int:
-    """Add the primary keys of the migration's own tables."""
-    settings = {"maintenance_work_mem": options.maintenance_work_mem}
-    connection = context.connect_target(service, APPLICATION_NAME, settings=settings, autocommit=True)
-    added = 0
-    try:
-        for target in context.plan.of(service):
-            if not target.bookkeeping:
-                continue
-            with database_errors(f"{service}: {target.schema}.{target.table}", "adding its primary key"):
-                if not driver.scalar(
-                    connection, "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary)", (target.qualified,)
-                ):
-                    driver.rows(connection, _own_key(target))
-                    added += 1
-    finally:
-        connection.close()
-    return added
-
-
-def _own_key(target: Target) -> str:
-    if target.table == "id_map":
-        return ledger.ID_MAP_KEY
-    return f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({ident(target.id_column)})"
 
 
 def outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, epochs: tuple[str, ...], clock: Stopwatch) -> Outcome:

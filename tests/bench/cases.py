@@ -76,7 +76,7 @@ class _Peak:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._end.wait(0.25):
+        while not self._end.wait(1.0):
             try:
                 root = psutil.Process(self._pid)
                 total = sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
