@@ -22,7 +22,7 @@ from .context import Context
 from .driver import Endpoint
 from .errors import MigrationError
 from .quote import ident, literal
-from .snapshot.clients import environment
+from .snapshot.clients import access
 
 APPLICATION_NAME = "edulink-migration baseline"
 SAMPLE = 200
@@ -147,12 +147,14 @@ def _sample(endpoint: Endpoint, statement: str) -> list[str]:
 def _pgbench(program: Path, endpoint: Endpoint, statement: str, keys: int, seconds: int) -> float:
     """Return the mean latency of a statement in milliseconds."""
     options = "-c default_transaction_read_only=on" + (f" -c role={endpoint.session_role}" if endpoint.session_role else "")
-    with tempfile.TemporaryDirectory(prefix="edulink-baseline-") as folder, environment(endpoint, APPLICATION_NAME) as variables:
+    with tempfile.TemporaryDirectory(prefix="edulink-baseline-") as folder, access(endpoint, APPLICATION_NAME) as way:
         script = Path(folder) / "question.sql"
         script.write_text(f"\\set n random(1, {keys})\n{statement}\n", encoding="utf-8")
         argv = [str(program), "--no-vacuum", "--protocol=prepared", "--client=1", f"--time={seconds}", f"--file={script}"]
         try:
-            done = subprocess.run(argv, env={**variables, "PGOPTIONS": options}, capture_output=True, text=True, check=False, timeout=seconds + 60)
+            done = subprocess.run(
+                argv, env={**way.env, "PGOPTIONS": options}, pass_fds=way.descriptors, capture_output=True, text=True, check=False, timeout=seconds + 60
+            )
         except FileNotFoundError as exc:
             raise MigrationError(f"{program} is missing on this runner; set pg_bin_dir to a folder with pgbench, or validate_baseline to false") from exc
         except subprocess.TimeoutExpired as exc:
