@@ -30,6 +30,7 @@ from .context import Context
 from .driver import database_errors
 from .equalize import staged
 from .errors import MigrationError
+from .keys import add_all
 from .plan import Part, Target, between
 from .preflight import rejects
 from .progress import Progress
@@ -167,7 +168,8 @@ def import_files(
     with clock("copy"):
         chunks, rows = _import_all(context, manifest, folder, options, progress)
     with clock("complete"):
-        keys, _ = transfer.complete(context, options, _never, plan_time)
+        keys = add_all(context, options.maintenance_work_mem)
+        transfer.complete(context, _never, plan_time)
     return transfer.outcome(context, chunks, rows, keys, 0, (manifest.epoch,), clock)
 
 

@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS migration.chunks (
     finished_at timestamptz
 );
 CREATE INDEX IF NOT EXISTS chunks_planned ON migration.chunks (id) WHERE state = 'planned';
+CREATE INDEX IF NOT EXISTS chunks_planned_target ON migration.chunks (target) WHERE state = 'planned';
 CREATE TABLE IF NOT EXISTS migration.epochs (
     id text PRIMARY KEY,
     snapshot text NOT NULL,
