@@ -42,7 +42,7 @@ def build_indexes(context: Context) -> None:
     """Build what the index phase builds, both databases at a time, as its play does."""
 
     def one(item: tuple[str, dict[str, object]]) -> None:
-        build.build(context.targets[item[0]], Contract.from_dict(item[1]), options=build.Options(jobs=2))
+        build.build(context.targets[item[0]], Contract.from_dict(item[1]), options=build.Options(jobs=1))  # both databases share the machine
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(one, context.plan.contracts))
