@@ -84,7 +84,8 @@ def write_and_take_back(options: StoreOptions, count: int = 400) -> None:
         assert not ledger.begun()
 
 
-def test_a_cluster_holds_sessions_on_every_node(start: Start) -> None:
+def cluster(start: Start) -> tuple[list[int], list[redis.Redis]]:
+    """Start three nodes that share the slots; return their ports and clients."""
     lines = ("cluster-enabled yes", "cluster-config-file nodes.conf", f"requirepass {PASSWORD}", f"primaryauth {PASSWORD}")
     ports = [start(*lines, f"cluster-port {free_port()}") for _ in range(3)]
     clients = [redis.Redis(HOST, port, password=PASSWORD) for port in ports]
@@ -98,6 +99,11 @@ def test_a_cluster_holds_sessions_on_every_node(start: Start) -> None:
     while not all(client.execute_command("CLUSTER INFO")["cluster_state"] == "ok" for client in clients):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    return ports, clients
+
+
+def test_a_cluster_holds_sessions_on_every_node(start: Start) -> None:
+    ports, clients = cluster(start)
     options = StoreOptions((Address(HOST, ports[1]),), mode="cluster", password=PASSWORD)
     with contextlib.closing(open_store(options)) as store:
         Ledger(store, Layout()).carry(items(300), write=True)
@@ -123,6 +129,45 @@ def test_a_sentinel_leads_to_the_primary(start: Start) -> None:
         open_store(StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="other", sentinel_password="watch"))
 
 
+def test_a_new_primary_takes_over_and_the_next_run_completes(start: Start) -> None:
+    lines = (f"requirepass {PASSWORD}", f"primaryauth {PASSWORD}")
+    primary = start(*lines)
+    replica = redis.Redis(HOST, start(*lines, f"replicaof {HOST} {primary}"), password=PASSWORD)
+    watch = ("down-after-milliseconds store 300", "failover-timeout store 3000", f"auth-pass store {PASSWORD}")
+    sentinel = start(f"sentinel monitor store {HOST} {primary} 1", *(f"sentinel {line}" for line in watch), sentinel=True)
+    options = StoreOptions((Address(HOST, sentinel),), mode="sentinel", password=PASSWORD, sentinel_name="store")
+    some = items(20_000)
+    wait_until(lambda: replica.info("replication")["master_link_status"] == "up")
+    wait_until(lambda: redis.Redis(HOST, sentinel).sentinel_slaves("store"))
+    with contextlib.closing(open_store(options)) as store, redis.Redis(HOST, primary, password=PASSWORD) as dying:
+        thread = threading.Thread(target=lambda: (wait_until(lambda: replica.dbsize() > 2000), dying.shutdown(nosave=True, now=True, force=True)))
+        thread.start()
+        with pytest.raises(MigrationError, match=r"run playbooks/sessions\.yml again"):
+            write_all(Ledger(store, Layout()), some)
+        thread.join()
+    wait_until(lambda: replica.info("replication")["role"] == "master")
+    wait_until(lambda: redis.Redis(HOST, sentinel).sentinel_get_master_addr_by_name("store")[1] != primary)
+    with contextlib.closing(open_store(options)) as again:
+        ledger = Ledger(again, Layout())
+        ledger.begin()
+        assert set(ledger.carry(some, write=True)) == set(b"01")
+        assert ledger.carry(some, write=True) == b"0" * len(some)
+        assert remove(ledger)["removed"] == len(some)
+    assert replica.dbsize() == 0
+    replica.close()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Wait for a condition; what is not there yet counts as not met."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(redis.exceptions.RedisError):
+            if condition():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def test_an_acl_user_needs_no_more_than_is_documented(start: Start) -> None:
     documented = (Path(__file__).parents[2] / "docs" / "sessions.md").read_text(encoding="utf-8")
     rights = next(line for line in documented.splitlines() if line.startswith("ACL SETUSER")).partition(" on ")[2].replace(">PASSWORD", f">{PASSWORD}")
@@ -135,10 +180,14 @@ def test_an_acl_user_needs_no_more_than_is_documented(start: Start) -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return a certificate for localhost and its key."""
-    folder = tmp_path_factory.mktemp("tls")
+    return make_certificate(tmp_path_factory.mktemp("tls"), "DNS:localhost")
+
+
+def make_certificate(folder: Path, names: str) -> tuple[Path, Path]:
+    """Make a certificate for names; return it and its key."""
     paths = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost", "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True)
+    subprocess.run([*command, "-addext", f"subjectAltName={names}", "-out", paths[0], "-keyout", paths[1]], check=True, capture_output=True)
     return paths
 
 
@@ -152,8 +201,36 @@ def test_tls_is_verified(start: Start, certificate: tuple[Path, Path], tmp_path:
         open_store(StoreOptions((Address(HOST, port),), password=PASSWORD, tls=True, tls_ca=str(certificate[0])))
 
 
+def test_tls_reaches_every_node_of_a_cluster(start: Start, tmp_path: Path) -> None:
+    ports, clients = cluster(start)
+    certificate = make_certificate(tmp_path, f"IP:{HOST}")
+    fronts = [tls_front(port, certificate) for port in ports]
+    for client, front in zip(clients, fronts, strict=True):
+        client.config_set("cluster-announce-port", front)
+    told = redis.Redis(HOST, ports[0], password=PASSWORD)
+    wait_until(lambda: {int(node[2]) for found in told.execute_command("CLUSTER SLOTS") for node in [(0, *found[2][:2])]} == set(fronts))
+    options = StoreOptions((Address(HOST, fronts[0]),), mode="cluster", password=PASSWORD, tls=True, tls_ca=str(certificate[0]))
+    write_and_take_back(options)
+    with pytest.raises(MigrationError, match=r"(?i)certificate"):
+        open_store(StoreOptions((Address(HOST, fronts[0]),), mode="cluster", password=PASSWORD, tls=True))
+    told.close()
+    for client in clients:
+        client.close()
+
+
+def test_tls_reaches_the_sentinel_and_the_primary(start: Start, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, f"IP:{HOST}")
+    primary = tls_front(start(f"requirepass {PASSWORD}"), certificate)
+    watching = start(f"sentinel monitor store {HOST} {primary} 1", f"sentinel auth-pass store {PASSWORD}", sentinel=True)
+    sentinels = (Address(HOST, tls_front(watching, certificate)),)
+    options = StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="store", tls=True, tls_ca=str(certificate[0]))
+    write_and_take_back(options)
+    with pytest.raises(MigrationError, match="session store"):
+        open_store(StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="store", tls=True))
+
+
 def tls_front(port: int, certificate: tuple[Path, Path]) -> int:
-    """Put TLS in front of a server, because the wheel's is built without; return the port."""
+    """Put TLS in front of a server, because the wheel's is built without; return the port. Servers among themselves speak to it without TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     listener = socket.create_server((HOST, 0))
@@ -169,10 +246,12 @@ def tls_front(port: int, certificate: tuple[Path, Path]) -> int:
     def serve() -> None:
         while True:
             plain, _ = listener.accept()
-            try:
-                inner = context.wrap_socket(plain, server_side=True)
-            except OSError:
-                continue
+            threading.Thread(target=connect, args=(plain,), daemon=True).start()
+
+    def connect(plain: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            hello = plain.recv(1, socket.MSG_PEEK) == b"\x16"  # a handshake of TLS; no command begins so
+            inner = context.wrap_socket(plain, server_side=True) if hello else plain
             outer = socket.create_connection((HOST, port))
             for pair in ((inner, outer), (outer, inner)):
                 threading.Thread(target=pump, args=pair, daemon=True).start()

@@ -108,12 +108,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Room:
-    """What one server can take; `maximum` 0 is no limit, None means that we may not ask."""
+    """What one server is and can take; `maximum` 0 is no limit, None means that we may not ask."""
 
     address: str
     used: int | None
     maximum: int | None
     policy: str | None
+    version: str | None = None
 
 
 class Store:
@@ -183,10 +184,11 @@ class Store:
         for name, node in nodes:
             with self.errors("asking for its memory"):
                 try:
-                    info = node.info("memory")
+                    info = {**node.info("server"), **node.info("memory")}
                 except redis.exceptions.NoPermissionError:
                     info = {}
-            found.append(Room(name or str(self.options.hosts[0]), info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy")))
+            address = name or str(self.options.hosts[0])
+            found.append(Room(address, info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy"), info.get("redis_version")))
         return found
 
     @contextlib.contextmanager
@@ -203,6 +205,8 @@ class Store:
             raise MigrationError(f"{place}: {doing}: it is full; raise maxmemory and run playbooks/sessions.yml again") from exc
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
             raise MigrationError(f"{place}: {doing}: connection failed ({_line(exc)}); run playbooks/sessions.yml again when it is back") from exc
+        except redis.exceptions.RedisClusterException as exc:  # is no RedisError: no node answered, or they disagree
+            raise MigrationError(f"{place}: {doing}: {_line(exc)}; check session_store_hosts and session_store_tls*") from exc
         except redis.exceptions.RedisError as exc:
             raise MigrationError(f"{place}: {doing}: {_line(exc)}; run playbooks/sessions.yml again") from exc
 
@@ -210,12 +214,12 @@ class Store:
         if not self.clustered:
             return [(self.client, list(indexes))]
         grouped: dict[str, tuple[Any, list[int]]] = {}
-        for index in indexes:
-            with self.errors("finding a slot's server"):
+        with self.errors("finding a slot's server"):
+            for index in indexes:
                 node = self.client.nodes_manager.get_node_from_slot(calls[index].slot)
                 if node.redis_connection is None:
                     self.client.get_redis_connection(node)
-            grouped.setdefault(node.name, (node.redis_connection, []))[1].append(index)
+                grouped.setdefault(node.name, (node.redis_connection, []))[1].append(index)
         return list(grouped.values())
 
     def _load(self, node: Any, wanted: set[str], *, anew: bool) -> dict[str, str]:
