@@ -9,6 +9,7 @@ personal data: it is made for its owner only.
 
     folder/manifest.json                     what belongs to the folder; its absence means an unfinished export
     folder/000001.rows.gz, 000001.ids.gz     a chunk's rows, and the rows of the id map that they mint
+    folder/rejects.gz                        the rows that the mappings' policies keep out, for migration.rejects
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,11 +38,13 @@ from .preflight import rejects
 from .progress import Progress
 from .quote import ident
 from .snapshots import read_only_snapshot
+from .worker import without
 
 PHASE = "migrate by files"
 APPLICATION_NAME = "edulink-migration files"
 MANIFEST = "manifest.json"
-VERSION = 1
+REJECTS = "rejects.gz"
+VERSION = 2
 _BLOCK = 1 << 20  # bytes
 
 
@@ -71,13 +75,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds and which plan, namespace, timestamp and snapshot it was made with."""
+    """What a folder holds and which plan, namespace, timestamp and snapshot it was made with; `rejects` are the rows kept out of it."""
 
     plan_digest: str
     fingerprint: str
     plan_time: str
     epoch: str
     entries: tuple[Entry, ...]
+    rejects: Piece | None = None
+
+    @property
+    def pieces(self) -> dict[str, Piece]:
+        """Return every file that belongs to the folder, by its name."""
+        found = [piece for entry in self.entries for piece in (entry.rows, entry.ids)]
+        return {piece.name: piece for piece in (*found, self.rejects) if piece is not None}
 
     def write(self, folder: Path) -> None:
         """Write the manifest; it is the last file of an export."""
@@ -96,7 +107,8 @@ def read_manifest(folder: Path) -> Manifest:
         if data["version"] != VERSION or data.pop("sha256") != _digest_of(data):
             raise MigrationError(f"{path}: the manifest is damaged or of another version; copy the folder again or export anew")
         entries = tuple(_entry(item) for item in data["entries"])
-        return Manifest(data["plan_digest"], data["fingerprint"], data["plan_time"], data["epoch"], entries)
+        refused = Piece(**data["rejects"]) if data["rejects"] else None
+        return Manifest(data["plan_digest"], data["fingerprint"], data["plan_time"], data["epoch"], entries, refused)
     except FileNotFoundError as exc:
         raise MigrationError(f"{path}: there is no manifest, so the export has not finished; run it again (migrate_files_step: export)") from exc
     except OSError as exc:
@@ -107,7 +119,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def check_folder(folder: Path, manifest: Manifest) -> None:
     """Raise when a file of the manifest is missing or damaged, or a file is there that does not belong to it; names the file."""
-    pieces = {piece.name: piece for entry in manifest.entries for piece in (entry.rows, entry.ids) if piece is not None}
+    pieces = manifest.pieces
     for path in sorted(folder.iterdir()):
         if path.name not in pieces and path.name != MANIFEST:
             raise MigrationError(f"{path}: is not in the manifest; a file of another export? Remove it, or copy the folder again")
@@ -129,8 +141,6 @@ def export_files(context: Context, plan_time: str, folder: Path, options: transf
         _same_plan(context, manifest, plan_time, folder)
         check_folder(folder, manifest)
         return manifest, False
-    if rejects.quarantines(context.plan):
-        raise MigrationError("the way by files cannot quarantine rows; correct them in the source, set the policies to 'block', or go the direct way")
     _prepare_folder(folder)
     holder = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
     try:
@@ -144,10 +154,12 @@ def export_files(context: Context, plan_time: str, folder: Path, options: transf
             for unit in units(context.plan, service)
             for chunk in plan_chunks(holder, context.source.schema, unit, options.chunk_rows, "load")
         ]
-        entries = _export_all(context, plan_time, snapshot, folder, work, options.workers, progress)
+        kept_out = [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time, snapshot=snapshot)]
+        entries = _export_all(context, plan_time, snapshot, folder, work, kept_out, options.workers, progress)
     finally:
         holder.close()
-    manifest = Manifest(context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries)
+    refused = _write_rejects(folder / REJECTS, kept_out) if kept_out else None
+    manifest = Manifest(context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries, refused)
     manifest.write(folder)
     return manifest, True
 
@@ -162,7 +174,7 @@ def import_files(
     clock = transfer.Stopwatch()
     with clock("prepare"):
         for service in context.plan.services:
-            _prepare_ledger(context, service, manifest, plan_time, run_id)
+            _prepare_ledger(context, service, manifest, folder, plan_time, run_id)
     if transfer.finished(context):
         return transfer.outcome(context, 0, 0, 0, 0, (), clock)
     with clock("copy"):
@@ -198,7 +210,7 @@ def _prepare_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = list(folder.iterdir())
         for path in found:
-            if not re.fullmatch(r"\d{6,}\.(rows|ids)\.gz|manifest\.json\.partial", path.name):
+            if not re.fullmatch(r"\d{6,}\.(rows|ids)\.gz|rejects\.gz|manifest\.json\.partial", path.name):
                 raise MigrationError(f"{path}: the folder for the export must be empty; name another one in migrate_files_dir")
         folder.chmod(0o700)
         for path in found:
@@ -208,16 +220,36 @@ def _prepare_folder(folder: Path) -> None:
 
 
 Work = tuple[str, Unit, ledger.Chunk]
+Rejects = list[dict[str, Any]]
+
+
+def _write_rejects(path: Path, kept_out: Rejects) -> Piece:
+    try:
+        path.write_bytes(gzip.compress(json.dumps(kept_out).encode(), mtime=0))
+    except OSError as exc:
+        raise MigrationError(f"{path}: cannot be written: {exc.strerror}; make room or name another migrate_files_dir") from exc
+    return Piece(path.name, len(kept_out), path.stat().st_size, _file_digest(path))
+
+
+def _read_rejects(folder: Path, manifest: Manifest, targets: Collection[str]) -> Rejects:
+    """Return the rows of some targets that the export kept out; check_folder() has seen that the file is whole."""
+    if manifest.rejects is None:
+        return []
+    found: Rejects = json.loads(gzip.decompress((folder / manifest.rejects.name).read_bytes()))
+    return [reject for reject in found if reject["target"] in targets]
 
 
 def _export_all(
-    context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], workers: int, progress: Progress
+    context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], kept_out: Rejects, workers: int, progress: Progress
 ) -> tuple[Entry, ...]:
     ordered = numbered([chunk for _, _, chunk in work])
     by_place = {(unit.target.name, unit.part.name): (service, unit) for service, unit, _ in work}
     local = threading.local()
     opened: list[driver.Connection] = []
     done: dict[str, list[int]] = {}
+    refused: dict[tuple[str, str], list[str]] = {}
+    for reject in kept_out:
+        refused.setdefault((reject["target"], reject["part"]), []).append(reject["source_key"])
 
     def one(chunk: ledger.Chunk) -> Entry:
         if not hasattr(local, "source"):
@@ -225,9 +257,12 @@ def _export_all(
             opened.append(local.source)
             read_only_snapshot(local.source, snapshot)
         service, unit = by_place[chunk.target, chunk.part]
+        keys = refused.get((chunk.target, chunk.part), ())
         with database_errors(context.source.place, f"exporting {unit.part.label}"):
-            rows = _export_part(context, local.source, unit.part, chunk, folder / f"{chunk.id:06d}.rows.gz")
-            ids = _export_part(context, local.source, unit.id_map_part, chunk, folder / f"{chunk.id:06d}.ids.gz") if unit.id_map_part else None
+            rows = _export_part(context, local.source, unit.part, chunk, keys, folder / f"{chunk.id:06d}.rows.gz")
+            ids = _export_part(context, local.source, unit.id_map_part, chunk, keys, folder / f"{chunk.id:06d}.ids.gz") if unit.id_map_part else None
+        if ids is not None and ids.rows != rows.rows:
+            raise MigrationError(f"{chunk.target}: {rows.rows} rows were exported but {ids.rows} ids mapped; remove the folder and export anew")
         counts = done.setdefault(chunk.target, [0, sum(item.estimate for item in ordered if item.target == chunk.target)])
         counts[0] += rows.rows
         progress.update(PHASE, chunk.target, counts[0], max(counts))
@@ -241,8 +276,8 @@ def _export_all(
             connection.close()
 
 
-def _export_part(context: Context, source: driver.Connection, part: Part, chunk: ledger.Chunk, path: Path) -> Piece:
-    select = part.select(context.source.schema, between(chunk.low, chunk.high, nulls=chunk.nulls))
+def _export_part(context: Context, source: driver.Connection, part: Part, chunk: ledger.Chunk, keys: Sequence[str], path: Path) -> Piece:
+    select = without(part, part.select(context.source.schema, between(chunk.low, chunk.high, nulls=chunk.nulls)), keys)
     try:
         with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream, source.cursor() as cursor:
             cursor.copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", stream, size=_BLOCK)
@@ -252,7 +287,7 @@ def _export_part(context: Context, source: driver.Connection, part: Part, chunk:
     return Piece(path.name, rows, path.stat().st_size, _file_digest(path))
 
 
-def _prepare_ledger(context: Context, service: str, manifest: Manifest, plan_time: str, run_id: str) -> None:
+def _prepare_ledger(context: Context, service: str, manifest: Manifest, folder: Path, plan_time: str, run_id: str) -> None:
     connection = context.connect_target(service, APPLICATION_NAME)
     known = {target.name: target for target in context.plan.of(service)}
     try:
@@ -267,6 +302,7 @@ def _prepare_ledger(context: Context, service: str, manifest: Manifest, plan_tim
                         f"{service}: its ledger was begun from another snapshot than this folder's; import the folder it was begun with, or roll back first"
                     )
                 return
+            ledger.add_rejects(connection, _read_rejects(folder, manifest, known))
             modes = {name: "load" if target.bookkeeping else ledger.load_mode(connection, target) for name, target in known.items()}
             stages = transfer.stages(context, service, modes)
             ledger.add_chunks(

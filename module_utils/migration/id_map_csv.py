@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write the id map as CSV for other teams: entity, source_key, id; no personal value is in it."""
+"""Write the id map as CSV for other teams: entity, source_key, id; no personal value is in it, yet its owner decides who sees it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,12 @@ def export(context: Context, folder: Path) -> dict[str, str]:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with database_errors(context.targets[service].place, "exporting the id map"), partial.open("wb") as handle, connection.cursor() as cursor:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with (
+                database_errors(context.targets[service].place, "exporting the id map"),
+                open(partial, "wb", opener=_owners) as handle,
+                connection.cursor() as cursor,
+            ):
                 cursor.copy_expert("COPY (SELECT entity, source_key, id FROM migration.id_map) TO STDOUT (FORMAT csv, HEADER)", handle, size=1 << 20)
             os.replace(partial, path)
         except OSError as exc:
@@ -36,3 +40,8 @@ def export(context: Context, folder: Path) -> dict[str, str]:
             partial.unlink(missing_ok=True)
         written[service] = str(path)
     return written
+
+
+def _owners(path: str, flags: int) -> int:
+    """Open a file that is its owner's from its first byte on."""
+    return os.open(path, flags, 0o600)

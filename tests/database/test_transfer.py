@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import signal
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import build, ddl, driver, files, ids, ledger, reconcile, transfer, verify
+from ansible.module_utils.migration import build, ddl, driver, files, id_map_csv, ids, ledger, reconcile, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import Endpoint, connect
@@ -92,6 +93,17 @@ def test_everything_arrives_once_and_a_second_run_changes_nothing(world: Context
     second = run(world)
     assert not second.changed
     assert content(world) == before
+
+
+def test_the_id_map_is_exported_whole_for_its_owner_alone(world: Context, tmp_path: Path) -> None:
+    run(world)
+    written = id_map_csv.export(world, tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    lines = [line.split(",") for path in written.values() for line in Path(path).read_text(encoding="utf-8").splitlines()[1:]]
+    assert {Path(path).stat().st_mode & 0o777 for path in written.values()} == {0o600}
+    assert len(lines) == sum(count for name, count in expected(world).items() if name.endswith(".id_map"))
+    assert all(ids.compute(ids.prefix(NAMESPACE, entity), [int(key)]) == uuid.UUID(value) for entity, key, value in lines)
+    assert {entity for entity, _, _ in lines} == {"users", "permissions", "groups", "companies", "institutions"}
 
 
 def test_the_size_of_chunks_and_the_number_of_workers_do_not_change_the_result(world: Context, databases: Callable[..., Endpoint]) -> None:
@@ -174,6 +186,37 @@ def test_two_runners_share_the_chunks_and_a_survivor_finishes(world: Context) ->
     slow.join()
     assert outcome.carried > 0
     assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+
+
+def test_a_table_gets_its_key_when_its_last_chunk_is_in_and_not_before(world: Context) -> None:
+    transfer.prepare(world, PLAN_TIME, RUN_ID, options())
+    held = connect(world.targets["user_service"], application_name="tests")
+    driver.rows(held, "SELECT FROM migration.chunks WHERE target = 'user_service.roles' ORDER BY id DESC LIMIT 1 FOR UPDATE")
+    process = multiprocessing.get_context("fork").Process(target=run, args=(world,))
+    process.start()
+    others = {target.name for target in world.plan.targets} - {"user_service.roles"}
+    for _ in range(600):
+        if (keyed := _with_primary_key(world)) >= others:
+            break
+        time.sleep(0.05)
+    assert keyed == others
+    assert process.is_alive()
+    held.rollback()
+    held.close()
+    process.join()
+    assert _with_primary_key(world) == others | {"user_service.roles"}
+    assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+
+
+def _with_primary_key(context: Context) -> set[str]:
+    found = set()
+    for service in context.plan.services:
+        connection = connect(context.targets[service], application_name="tests", autocommit=True)
+        for target in context.plan.of(service):
+            if driver.rows(connection, "SELECT FROM pg_index WHERE indrelid = to_regclass(%s) AND indisprimary AND indisvalid", (target.qualified,)):
+                found.add(target.name)
+        connection.close()
+    return found
 
 
 def test_another_plan_is_refused_with_the_command_that_starts_over(world: Context, databases: Callable[..., Endpoint]) -> None:
@@ -279,14 +322,28 @@ def test_the_way_by_files_gives_the_same_and_refuses_a_damaged_missing_or_foreig
         files.import_files(world, "2001-01-01 00:00:00", RUN_ID, folder, options(), Progress(None))
 
     offline = Context(
-        plan=world.plan, source=dataclasses.replace(world.source, host="/nowhere"), targets=world.targets, control=world.control, namespace=NAMESPACE
+        plan=world.plan, source=nowhere(world.source), targets=world.targets, control=world.control, namespace=NAMESPACE
     )
     assert files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
     assert content(world) == wanted
     assert not files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
 
 
-def test_quarantined_rows_and_their_dependants_stay_behind_and_are_on_record(world: Context) -> None:
+def nowhere(endpoint: Endpoint) -> Endpoint:
+    return dataclasses.replace(endpoint, host="/nowhere")
+
+
+def on_record(context: Context) -> list[object]:
+    """Return what both ledgers say of rows that were kept out."""
+    found: list[object] = []
+    for service in SERVICES:
+        connection = connect(context.targets[service], application_name="tests", autocommit=True)
+        found += driver.rows(connection, "SELECT target, part, source_key, id, rule, column_name, reason, caused_by FROM migration.rejects ORDER BY 1, 2, 3")
+        connection.close()
+    return found
+
+
+def test_quarantined_rows_and_their_dependants_stay_behind_and_are_on_record(world: Context, tmp_path: Path) -> None:
     source = connect(world.source, application_name="tests", autocommit=True)
     driver.rows(source, "ALTER TABLE auth_user ALTER COLUMN email DROP NOT NULL")
     keys = [str(row[0]) for row in driver.rows(source, "UPDATE auth_user SET email = NULL WHERE id % 50 = 0 RETURNING id")]
@@ -303,6 +360,15 @@ def test_quarantined_rows_and_their_dependants_stay_behind_and_are_on_record(wor
     connection = connect(world.targets["user_service"], application_name="tests", autocommit=True)
     assert driver.scalar(connection, "SELECT count(*) FROM migration.rejects WHERE target = 'user_service.profiles' AND part = 'profile'") == dependants
     connection.close()
+    assert verify.compare(quarantining, PLAN_TIME).differences == 0
+
+    wanted = (content(world), on_record(world))
+    start_over(world)
+    here = dataclasses.replace(quarantining, targets={name: nowhere(endpoint) for name, endpoint in world.targets.items()})
+    there = dataclasses.replace(quarantining, source=nowhere(world.source))
+    files.export_files(here, PLAN_TIME, tmp_path / "files", options(), Progress(None))
+    files.import_files(there, PLAN_TIME, RUN_ID, tmp_path / "files", options(), Progress(None))
+    assert (content(world), on_record(world)) == wanted
     assert verify.compare(quarantining, PLAN_TIME).differences == 0
 
 
@@ -358,7 +424,7 @@ def test_a_service_that_was_rolled_back_alone_is_brought_to_the_other_ones_state
     assert verify.compare(world, PLAN_TIME).differences == 0
 
 
-def test_an_export_deletes_nothing_that_is_not_its_own_and_cannot_quarantine(world: Context, tmp_path: Path) -> None:
+def test_an_export_deletes_nothing_that_is_not_its_own(world: Context, tmp_path: Path) -> None:
     theirs = tmp_path / "prod-2026.sql.gz"
     theirs.write_bytes(b"theirs")
     tmp_path.chmod(0o755)
@@ -366,8 +432,3 @@ def test_an_export_deletes_nothing_that_is_not_its_own_and_cannot_quarantine(wor
         files.export_files(world, PLAN_TIME, tmp_path, options(), Progress(None))
     assert theirs.read_bytes() == b"theirs"
     assert tmp_path.stat().st_mode & 0o777 == 0o755
-    policy = Policy("email", "blank", "quarantine", None, "test")
-    targets = tuple(dataclasses.replace(t, policies=(policy,)) if t.name == "auth_service.users" else t for t in world.plan.targets)
-    quarantining = dataclasses.replace(world, plan=dataclasses.replace(world.plan, targets=targets))
-    with pytest.raises(MigrationError, match="cannot quarantine"):
-        files.export_files(quarantining, PLAN_TIME, tmp_path / "new", options(), Progress(None))

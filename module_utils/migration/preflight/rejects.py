@@ -17,9 +17,10 @@ from .. import driver
 from ..context import Context
 from ..errors import MigrationError
 from ..plan import Plan
-from . import scan as scans_of
+from ..snapshots import read_only_snapshot
 from . import source_catalog
 from .contract_checks import PartScan
+from .prepare import prepare
 from .uniques import Unique, build_uniques
 
 CAP = 100_000
@@ -49,24 +50,34 @@ def quarantines(plan: Plan) -> bool:
     return any(policy.policy == "quarantine" for target in plan.targets for policy in target.policies)
 
 
-def compute(context: Context, *, plan_time: str, cap: int = CAP, settings: Mapping[str, str] | None = None) -> tuple[Reject, ...]:
-    """Return every row that the plan's policies keep out, dependants and id map rows included; MigrationError above the cap."""
+def compute(
+    context: Context, *, plan_time: str, cap: int = CAP, settings: Mapping[str, str] | None = None, snapshot: str | None = None
+) -> tuple[Reject, ...]:
+    """Return every row that the plan's policies keep out, dependants and id map rows included; MigrationError above the cap.
+
+    `snapshot` is an exported snapshot of the source to look at, from where the targets may be out of reach: they are then taken for UTF8.
+    """
     if not quarantines(context.plan):
         return ()
     with closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=settings, autocommit=True)) as connection:
         with driver.database_errors(context.source.place, "reading the catalog"):
             catalog = source_catalog.read(connection, context.source.schema)
-        encodings = encodings_of(context, connection)
-        scans, findings = scans_of.prepare(connection, context.plan, catalog, encodings)
+        if snapshot is not None:
+            with driver.database_errors(context.source.place, "reading in the exported snapshot"):
+                read_only_snapshot(connection, snapshot)
+        encodings = encodings_of(context, connection, reachable=snapshot is None)
+        scans, findings = prepare(connection, context.plan, catalog, encodings)
         if findings:
             raise MigrationError(f"{findings[0].place}: {findings[0].message}; run playbooks/preflight.yml")
         with driver.database_errors(context.source.place, "finding the quarantined rows"):
             return _Search(connection, context.plan, scans, catalog, cap).run()
 
 
-def encodings_of(context: Context, source: driver.Connection) -> dict[str, tuple[str, str]]:
-    """Return the encodings of source and target for each service."""
+def encodings_of(context: Context, source: driver.Connection, *, reachable: bool = True) -> dict[str, tuple[str, str]]:
+    """Return the encodings of source and target for each service; targets out of reach are taken for UTF8."""
     have = driver.scalar(source, "SHOW server_encoding")
+    if not reachable:
+        return dict.fromkeys(context.plan.services, (have, "UTF8"))
     result = {}
     for service in context.plan.services:
         with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection:
