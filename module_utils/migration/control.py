@@ -103,6 +103,11 @@ def newest(connection: driver.Connection) -> Migration | None:
     return Migration(*found[0]) if found else None
 
 
+def run_ids(connection: driver.Connection) -> list[str]:
+    """Return the names of all migrations, the newest first."""
+    return [str(run_id) for (run_id,) in driver.rows(connection, "SELECT run_id FROM migration.migrations ORDER BY id DESC")]
+
+
 def plan(connection: driver.Connection, plan_digest: str, namespace_fingerprint: str) -> Migration:
     """Return the planned migration for this plan: a new one, or the planned one pinned to this plan anew.
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +22,14 @@ from ..control import Record
 from ..driver import Endpoint
 from ..errors import MigrationError
 from ..quote import qualified
-from . import clients, database, manifest, removal, table_digest, take
-from .dump import DumpOptions, dump
+from . import clients, database, manifest, removal, retention, table_digest, take
+from .dump import DumpOptions, dump, make_folder
 from .restore import RestoreOptions, content, prove, restore
 from .table_digest import differences, in_words
 
 KIND = "rehearse"
+NAME_LIMIT = 63
+_MADE = ("restored", "migrated", "proof_source", "proof_target")  # what snapshots and rollbacks make of a database
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ def copies(context: Context, suffix: str) -> Context:
     """Return the same context with the copies in place of services and control database."""
     if not suffix:
         raise MigrationError("a rehearsal needs a suffix for the names of its databases")
+    for endpoint in (*context.targets.values(), context.control):
+        if len((endpoint.dbname + suffix).encode()) > NAME_LIMIT:
+            # PostgreSQL would cut the name, and it would be that of another database.
+            raise MigrationError(f"{endpoint.dbname}{suffix} is longer than a database's name may be ({NAME_LIMIT} bytes); choose a shorter rehearse_suffix")
     targets = {name: replace(endpoint, dbname=endpoint.dbname + suffix) for name, endpoint in context.targets.items()}
     return replace(context, targets=targets, control=replace(context.control, dbname=context.control.dbname + suffix))
 
@@ -70,13 +75,31 @@ def begin(context: Context, options: RehearseOptions) -> list[str]:
                 f"migration {live.run_id} is open, so the services are not in the state that a rehearsal starts from;"
                 " rehearse before it or after its rollback"
             )
+        _settle(context, records, scratch, options)
+        control.record(records, KIND, "begun", {"suffix": options.suffix}, plan_digest=context.plan.digest)
         _drop(scratch, options)
         lines = [_copy(context.targets[name], scratch.targets[name], options) for name in context.plan.services]
         with contextlib.closing(database.admin(context.control, options.restore.maintenance_db)) as connection:
             like = database.read(connection, context.control.dbname)
         database.create(context.control, options.restore.maintenance_db, scratch.control.dbname, like)
-        control.record(records, KIND, "begun", {"suffix": options.suffix}, plan_digest=context.plan.digest)
     return lines
+
+
+def _settle(context: Context, records: driver.Connection, scratch: Context, options: RehearseOptions) -> None:
+    """Say on record how the rehearsal before ended; MigrationError when databases of these names are not a rehearsal's."""
+    last = next((item for item in control.history(records, kind=KIND) if item.outcome in ("begun", "passed", "failed")), None)
+    if last is not None and last.outcome == "begun":
+        detail = {"error": f"the rehearsal begun at {last.recorded_at:%Y-%m-%d %H:%M} UTC was not walked to its end", "suffix": last.detail["suffix"]}
+        control.record(records, KIND, "failed", detail, plan_digest=last.plan_digest)
+    if last is not None and last.outcome != "passed" and last.detail.get("suffix") == options.suffix:
+        return  # what bears these names is what that rehearsal left
+    for endpoint in (*scratch.targets.values(), scratch.control):
+        with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
+            if database.exists(connection, endpoint.dbname):
+                raise MigrationError(
+                    f"{endpoint.place}: the database exists already, and no rehearsal has left it: a rehearsal would drop it;"
+                    " rename it, or choose another rehearse_suffix"
+                )
 
 
 def _copy(real: Endpoint, scratch: Endpoint, options: RehearseOptions) -> str:
@@ -84,10 +107,11 @@ def _copy(real: Endpoint, scratch: Endpoint, options: RehearseOptions) -> str:
     with contextlib.closing(database.admin(real, options.restore.maintenance_db)) as connection:
         major = connection.server_version // 10000
     chosen = clients.choose(clients.candidates(options.dump.bin_dir), major, real.place, options.dump.bin_dir)
-    with tempfile.TemporaryDirectory(prefix="rehearsal-") as place:
-        dumped = dump(real, "target", Path(place), chosen, options.dump, lambda table, done, total: None)
-        restore(real, dumped, Path(place) / real.name, scratch.dbname, options.restore)
-        lines = prove(real, dumped, Path(place) / real.name, scratch.dbname, options.restore)
+    make_folder(options.root)
+    with retention.passing(options.root) as place:
+        dumped = dump(real, "target", place, chosen, options.dump, lambda table, done, total: None)
+        restore(real, dumped, place / real.name, scratch.dbname, options.restore)
+        lines = prove(real, dumped, place / real.name, scratch.dbname, options.restore)
     if lines:
         raise MigrationError(f"{real.place}: its copy {scratch.dbname} is not the same: {in_words(lines)}")
     return f"{scratch.dbname} is a copy of {real.dbname}"
@@ -127,7 +151,7 @@ def check(context: Context, options: RehearseOptions) -> list[str]:
         wanted, found = read.database(service), content(scratch.targets[service])
         faults = differences(wanted.content, found)
         if faults:
-            raise _failed(context, f"{scratch.targets[service].dbname} after the rollback is not as in its snapshot: {in_words(faults)}")
+            raise _failed(context, f"{scratch.targets[service].dbname} after the rollback is not as in its snapshot: {in_words(faults)}", options.suffix)
         lines.append(f"{scratch.targets[service].dbname} is as in its snapshot, {len(found.tables)} tables")
     return lines
 
@@ -141,20 +165,20 @@ def finish(context: Context, options: RehearseOptions) -> list[str]:
         validated = [item for item in walked if item.kind.startswith("valid")]
         first = driver.scalar(records, "SELECT run_id FROM migration.migrations WHERE state = 'rolled_back' ORDER BY id DESC LIMIT 1")
     if ended is None or first is None:
-        raise _failed(context, "no rollback was rehearsed")
+        raise _failed(context, "no rollback was rehearsed", options.suffix)
     if not validated or validated[-1].outcome != "passed" or validated[-1].id < ended.id:
-        raise _failed(context, "the migration after the rollback was not validated")
+        raise _failed(context, "the migration after the rollback was not validated", options.suffix)
     rows = 0
     for service in context.plan.services:
-        rows += _same_ids(context, scratch, service, first)
+        rows += _same_ids(context, scratch, service, first, options.suffix)
     with contextlib.closing(control.connect(context.control)) as records:
         begun = next((item for item in control.history(records, kind=KIND) if item.outcome == "begun"), None)
         if begun is None:
             raise MigrationError("no rehearsal was begun; run playbooks/rehearse.yml from its start")
         seconds = float(driver.scalar(records, "SELECT extract(epoch FROM clock_timestamp() - %s)", (begun.recorded_at,)))
-        detail = {"seconds": round(seconds, 1), "ids": rows, "steps": steps(begun, walked)}
+        detail = {"seconds": round(seconds, 1), "ids": rows, "suffix": options.suffix, "steps": steps(begun, walked)}
+        _drop(scratch, options)
         control.record(records, KIND, "passed", detail, plan_digest=context.plan.digest)
-    _drop(scratch, options)
     return [f"rehearsed in {seconds:.0f} s: migrated, broken, rolled back, proven, migrated again with the same {rows:,} ids"]
 
 
@@ -163,7 +187,7 @@ def steps(begun: Record, walked: list[Record]) -> list[Mapping[str, Any]]:
     return [{"step": item.kind, "outcome": item.outcome, "at": round((item.recorded_at - begun.recorded_at).total_seconds(), 1)} for item in walked]
 
 
-def _same_ids(context: Context, scratch: Context, service: str, first: str) -> int:
+def _same_ids(context: Context, scratch: Context, service: str, first: str, suffix: str) -> int:
     """Compare the id maps of the migration before the rollback, in the kept database, and of the one after; return their rows."""
     if not any(item.bookkeeping and item.table == "id_map" for item in context.plan.of(service)):
         return 0
@@ -175,13 +199,13 @@ def _same_ids(context: Context, scratch: Context, service: str, first: str) -> i
             columns = f"(SELECT entity, source_key, id FROM {qualified('migration', 'id_map')}) AS src"
             found.append(driver.rows(connection, table_digest.digest_sql("convert_to(ROW(src.*)::text, 'UTF8')", columns))[0])
     if found[0] != found[1]:
-        raise _failed(context, f"the second migration gave {service} other ids than the first; did the monolith's users change meanwhile?")
+        raise _failed(context, f"the second migration gave {service} other ids than the first; did the monolith's users change meanwhile?", suffix)
     return int(found[0][0])
 
 
-def _failed(context: Context, text: str) -> MigrationError:
+def _failed(context: Context, text: str, suffix: str) -> MigrationError:
     with contextlib.suppress(Exception), contextlib.closing(control.connect(context.control)) as records:
-        control.record(records, KIND, "failed", {"error": text}, plan_digest=context.plan.digest)
+        control.record(records, KIND, "failed", {"error": text, "suffix": suffix}, plan_digest=context.plan.digest)
     return MigrationError(f"the rehearsal failed: {text}; its databases stay until the next rehearsal")
 
 
@@ -192,18 +216,16 @@ def _only_a_copy(connection: driver.Connection, suffix: str) -> None:
 
 
 def _drop(scratch: Context, options: RehearseOptions) -> None:
-    """Drop the copies, what rollbacks made of them, and their snapshots, which hold personal data; other folders are left."""
-    for run_id in _run_ids(scratch, options):
+    """Drop the copies, what rollbacks made of them, and their snapshots, which hold personal data; the control database, which knows them, last."""
+    run_ids = _run_ids(scratch, options)
+    for run_id in run_ids:
         for folder in options.root.glob(f"{run_id}*"):
             shutil.rmtree(folder, ignore_errors=True)
     for endpoint in (*scratch.targets.values(), scratch.control):
+        own = {database.derived(name, what, run_id) for name in (endpoint.dbname, scratch.source.dbname) for what in _MADE for run_id in run_ids}
         with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
-            found = driver.rows(
-                connection,
-                "SELECT datname FROM pg_database WHERE datname = %(name)s OR starts_with(datname, %(name)s || '_')",
-                {"name": endpoint.dbname},
-            )
-        for (name,) in found:
+            found = driver.rows(connection, "SELECT datname FROM pg_database WHERE datname = ANY(%s)", ([*own, endpoint.dbname],))
+        for (name,) in sorted(found, reverse=True):
             database.drop(endpoint, options.restore.maintenance_db, name)
 
 
@@ -215,4 +237,4 @@ def _run_ids(scratch: Context, options: RehearseOptions) -> list[str]:
     with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
         if driver.scalar(records, "SELECT to_regclass('migration.migrations')") is None:
             return []
-        return [str(run_id) for (run_id,) in driver.rows(records, "SELECT run_id FROM migration.migrations")]
+        return control.run_ids(records)

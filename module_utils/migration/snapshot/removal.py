@@ -19,6 +19,7 @@ from ..plan import BOOKKEEPING, Target
 from ..quote import ident, literal
 from . import database
 
+LOCK_WAIT = "60s"
 _IDS = "migration_rollback_ids"  # a temporary table
 
 
@@ -44,6 +45,7 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
         driver.database_errors(endpoint.place, "removing the migration's rows"),
     ):
         source.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        _shut_out_transfer(target, endpoint)
         driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
         with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
         for item in children_first(target, [item for item in context.plan.of(service) if not item.bookkeeping]):
@@ -62,6 +64,20 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
             driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(kept_schema(migration))}")
         target.commit()
     return removed
+
+
+def _shut_out_transfer(target: driver.Connection, endpoint: Endpoint) -> None:
+    """Wait for chunks in flight and let no other begin: each commits with its row of the ledger, which is renamed in this very transaction."""
+    if driver.scalar(target, "SELECT to_regclass('migration.chunks')") is None:
+        return
+    driver.rows(target, f"SET LOCAL lock_timeout = '{LOCK_WAIT}'")
+    try:
+        driver.rows(target, "LOCK TABLE migration.chunks IN EXCLUSIVE MODE")
+    except Exception as exc:
+        if getattr(exc, "pgcode", None) == "55P03":
+            raise MigrationError(f"{endpoint.place}: a transfer is under way and its chunk takes more than {LOCK_WAIT}; stop it, then run this again") from exc
+        raise
+    driver.rows(target, "SET LOCAL lock_timeout = 0")
 
 
 def children_first(connection: driver.Connection, targets: Sequence[Target]) -> list[Target]:

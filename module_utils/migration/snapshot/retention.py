@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +19,7 @@ from ..errors import MigrationError
 from . import manifest
 
 PARTIAL = ".partial-"
+PASSING = ".passing-"
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,34 @@ def remove_partial(root: Path, run_id: str) -> None:
     """Remove what killed attempts at this migration's snapshot left."""
     for folder in root.glob(f"{run_id}{PARTIAL}*"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def passing(root: Path) -> Iterator[Path]:
+    """Yield a folder for what must not outlive this run, of mode 0700; what killed runs left of the kind is removed first."""
+    for left in root.glob(f"{PASSING}*"):
+        with _held(left) as free:
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PASSING, dir=root) as place, _held(Path(place)):
+        yield Path(place)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the end, which a kill is too; False when another run holds it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
 
 
 def _moment(text: str) -> datetime:

@@ -11,7 +11,6 @@ find out from the databases how far an earlier attempt has come, so every step c
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,18 +22,18 @@ from ..context import Context
 from ..control import Migration
 from ..driver import Endpoint
 from ..errors import MigrationError
-from ..plan import BOOKKEEPING
-from ..quote import qualified
 from . import database, exchange, manifest, native, removal, sealing, take
+from .evidence import evidence_folder, export_evidence
 from .manifest import Manifest
 from .native import Unaccounted
 from .restore import RestoreOptions, proven_copy
 from .sealing import Sealing
 
 KIND = "rollback"
-EVIDENCE = ("id_map", "chunks", "rejects", "epochs", "pin")
+SCRATCH = ("restored", "proof_source", "proof_target")
 AS_BEFORE = "as before the rollback"
 AS_SNAPSHOT = "as in the snapshot"
+WITHOUT_ROWS = "without the migration's rows"
 Note = Callable[[str], None]
 
 
@@ -109,13 +108,14 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
             with contextlib.suppress(Exception):  # the first error matters more than its record
                 control.record(records, KIND, "failed", detail, migration=migration, plan_digest=context.plan.digest)
             raise
-        left = [service for service in context.plan.services if not _is_back(context, records, options, migration, service)]
+        now = {service: state(context, options, migration, service) for service in context.plan.services}
+        left = [service for service in now if now[service] == AS_BEFORE]
         return RolledBack(
             bool(lines),
             migration.run_id,
-            tuple(lines) or ("every service is as in the snapshot already",),
+            tuple(lines) or tuple(f"{service} is {now[service]} already" for service in chosen),
             tuple(limits(left)),
-            tuple((service, AS_SNAPSHOT if service not in left else AS_BEFORE) for service in context.plan.services),
+            tuple(now.items()),
             sessions,
             not left,
             str(evidence_folder(migration)),
@@ -132,14 +132,27 @@ def close(context: Context, options: RollbackOptions) -> RolledBack:
         migration = control.current(records)
         if migration is None or migration.state != "open":
             return _nothing(migration)
+        now: dict[str, str] = {}
         if migration.snapshot is not None:
-            left = [service for service in context.plan.services if not _is_back(context, records, options, migration, service)]
+            now = {service: state(context, options, migration, service) for service in context.plan.services}
+            left = [service for service in now if now[service] == AS_BEFORE]
             if left:
                 line = f"the migration stays open: {', '.join(left)} is not rolled back"
                 return RolledBack(False, migration.run_id, (line,), tuple(limits(left)), complete=False)
-        control.record(records, KIND, "passed", {"scope": options.scope}, migration=migration, plan_digest=context.plan.digest)
+        drop_scratch(context, options, migration)
+        control.record(records, KIND, "passed", {"scope": options.scope, "states": now}, migration=migration, plan_digest=context.plan.digest)
         control.close(records, migration, "rolled_back")
         return RolledBack(True, migration.run_id, (f"migration {migration.run_id} is closed as rolled back; playbooks/preflight.yml starts the next one",))
+
+
+def drop_scratch(context: Context, options: RollbackOptions, migration: Migration) -> None:
+    """Drop what killed proofs and rollbacks of this migration left beside the services; the kept databases stay."""
+    for endpoint in context.targets.values():
+        names_of = [database.derived(name, what, migration.run_id) for name in (endpoint.dbname, context.source.dbname) for what in SCRATCH]
+        with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
+            left = [name for name in names_of if database.exists(connection, name)]
+        for name in left:
+            database.drop(endpoint, options.restore.maintenance_db, name)
 
 
 def preview(context: Context, options: RollbackOptions) -> RolledBack:
@@ -155,7 +168,7 @@ def preview(context: Context, options: RollbackOptions) -> RolledBack:
         _refuse_other_plan(context, options, migration)
         read = verified(context, records, migration, options)
         sessions = _has_sessions(records, migration)
-        back = {service for service in context.plan.services if _is_back(context, records, options, migration, service)}
+        back = {service for service in context.plan.services if state(context, options, migration, service) != AS_BEFORE}
         lines = [line for service in chosen if service not in back for line in _would(context, options, migration, read, service)]
         left = [service for service in context.plan.services if service not in {*chosen, *back}]
         if sessions:
@@ -195,12 +208,6 @@ def verified(context: Context, records: driver.Connection, migration: Migration,
     return read
 
 
-def evidence_folder(migration: Migration) -> Path:
-    """Return where the ledgers and id maps of a rolled back migration are kept as CSV, beside its snapshot."""
-    folder = Path(str(migration.snapshot))
-    return folder.with_name(f"{folder.name}.evidence")
-
-
 class _Steps:
     """The steps of one rollback; each leaves a record."""
 
@@ -232,7 +239,7 @@ class _Steps:
             if own.live == self.options.restore.maintenance_db:
                 raise MigrationError(f"{endpoint.place}: rollback_maintenance_db is the database that is to be renamed; name another one on that server")
             if is_exchanged(endpoint, self.options.restore.maintenance_db, own):
-                self.states[service] = AS_SNAPSHOT
+                self.found(service, "exchanged", AS_SNAPSHOT, kept=own.kept)
             else:
                 todo.append((service, endpoint, own))
         for service, endpoint, own in todo:
@@ -285,8 +292,9 @@ class _Steps:
         """Delete what the migration wrote, a transaction for each service."""
         lines = []
         for service in chosen:
-            if _is_back(self.context, self.records, self.options, self.migration, service):
-                self.states[service] = AS_SNAPSHOT
+            now = state(self.context, self.options, self.migration, service)
+            if now != AS_BEFORE:
+                self.found(service, "removed" if now == WITHOUT_ROWS else "exchanged", now)
                 continue
             self.note(f"removing from {service}")
             started = time.monotonic()
@@ -294,7 +302,7 @@ class _Steps:
             self.record("archived", service, folder=str(evidence_folder(self.migration)))
             removed = removal.remove(self.context, service, self.migration)
             left = self.strangers(service, None)
-            self.states[service] = "without the migration's rows"
+            self.states[service] = WITHOUT_ROWS
             self.record(
                 "removed", service, rows=removed, left={item.table: item.rows for item in left}, state=self.states[service],
                 seconds=round(time.monotonic() - started, 3),
@@ -303,6 +311,13 @@ class _Steps:
             schema = removal.kept_schema(self.migration)
             lines.append(f"{service}: {sum(removed.values()):,} migrated rows removed{kept}; the ledger is kept as schema {schema}")
         return lines
+
+    def found(self, service: str, outcome: str, now: str, **detail: Any) -> None:
+        """Note how an earlier run has left a service; one that was killed could not record it."""
+        self.states[service] = now
+        known = control.history(self.records, kind=KIND, migration=self.migration, limit=1000)
+        if not any((item.outcome, item.detail.get("service")) == (outcome, service) for item in known):
+            self.record(outcome, service, state=now, found=True, **detail)
 
     def record(self, outcome: str, service: str, **detail: Any) -> None:
         """Leave a record of a step."""
@@ -325,34 +340,12 @@ def refuse_strangers(found: Sequence[Unaccounted], allowed: int) -> None:
     )
 
 
-def export_evidence(endpoint: Endpoint, folder: Path) -> list[Path]:
-    """Write the ledger and id map of a service as CSV into the folder, once; return the files."""
-    files = []
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
-    with contextlib.closing(connection), driver.database_errors(endpoint.place, "archiving the ledger and the id map"):
-        for table in EVIDENCE:
-            name = qualified(BOOKKEEPING, table)
-            path = folder / f"{endpoint.name}.{table}.csv"
-            if path.exists() or driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is None:
-                continue
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                fresh = path.with_suffix(".new")
-                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file, connection.cursor() as cursor:
-                    cursor.copy_expert(f"COPY (SELECT * FROM {name} ORDER BY 1, 2) TO STDOUT WITH (FORMAT csv, HEADER)", file)
-                fresh.rename(path)
-            except OSError as exc:
-                raise MigrationError(f"archiving {table} of {endpoint.name} in {folder}: {exc.strerror}; the service is as before") from exc
-            files.append(path)
-    return files
-
-
-def _is_back(context: Context, records: driver.Connection, options: RollbackOptions, migration: Migration, service: str) -> bool:
-    """Return whether a service has been rolled back, in either scope."""
+def state(context: Context, options: RollbackOptions, migration: Migration, service: str) -> str:
+    """Return how a service stands, by what its server says: as before the rollback, as in the snapshot, or without the migration's rows."""
     endpoint = context.targets[service]
     if is_exchanged(endpoint, options.restore.maintenance_db, names(endpoint, migration.run_id)):
-        return True
-    return removal.is_removed(endpoint, migration)
+        return AS_SNAPSHOT
+    return WITHOUT_ROWS if removal.is_removed(endpoint, migration) else AS_BEFORE
 
 
 def _would(context: Context, options: RollbackOptions, migration: Migration, read: Manifest, service: str) -> Iterator[str]:

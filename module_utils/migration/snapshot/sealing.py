@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MigrationError
-from . import clients
+from . import clients, retention
 
 TOOLS = ("none", "age", "gpg")
 
@@ -60,10 +60,10 @@ def opened(folder: Path, name: str, sealing: Sealing, tool: str) -> Iterator[Pat
     packed = folder / f"{name}.tar.{tool}"
     if tool == "age" and not sealing.identity:
         raise MigrationError(f"{packed} is encrypted; name the file with the private key in snapshot_identity")
-    with tempfile.TemporaryDirectory(prefix=".opened-", dir=folder.parent) as place:
+    with retention.passing(folder.parent) as place:
         decrypt = [clients.tool("age"), "--decrypt", "--identity", str(sealing.identity)] if tool == "age" else [*_gpg(sealing), "--decrypt"]
-        _pipe([*decrypt, str(packed)], [clients.tool("tar"), "--extract", "--directory", place], f"decrypting the dump of {name}")
-        yield Path(place) / name
+        _pipe([*decrypt, str(packed)], [clients.tool("tar"), "--extract", "--directory", str(place)], f"decrypting the dump of {name}")
+        yield place / name
 
 
 def _gpg(sealing: Sealing) -> list[str]:

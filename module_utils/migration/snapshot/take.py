@@ -111,11 +111,11 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
     _refuse_half_migrated(context)
     if options.proof and options.proof_server is None and (faults := no_way_back(context, options)):
         raise MigrationError(f"the snapshot could not be proven: {'; '.join(faults)}")
-    needed = int(sum(item.size for item in surveys) * options.space_factor)
-    check_space(options.root, needed)
+    check_space(options.root, needed(surveys, options))
     try:
         make_folder(options.root)
-        retention.remove_partial(options.root, migration.run_id)
+        for run_id in control.run_ids(records):  # only one of them is live, and this run has its lock
+            retention.remove_partial(options.root, run_id)
         partial = final.with_name(f"{final.name}{retention.PARTIAL}{secrets.token_hex(4)}")
         make_folder(partial)
     except OSError as exc:
@@ -135,6 +135,12 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
         raise MigrationError(f"writing the snapshot to {options.root}: {exc.strerror}; free some space or choose another snapshot_dir") from exc
     finally:
         retention.remove_partial(options.root, migration.run_id)
+
+
+def needed(surveys: list[Survey], options: TakeOptions) -> int:
+    """Return the bytes that the snapshot may take at its largest; while a dump is encrypted, or opened for the proof, it is there twice."""
+    sizes = [item.size for item in surveys]
+    return int((sum(sizes) + (max(sizes) if options.sealing.tool != "none" else 0)) * options.space_factor)
 
 
 def no_way_back(context: Context, options: TakeOptions) -> list[str]:
@@ -216,6 +222,7 @@ def _is_proven(records: driver.Connection, migration: Migration, read: Manifest)
 def _prove(context: Context, options: TakeOptions, records: driver.Connection, migration: Migration, read: Manifest, folder: Path) -> None:
     """Restore every database into a scratch one, compare, drop; the record holds the evidence."""
     detail: dict[str, Any] = {"manifest_sha256": read.digest, "databases": []}
+    started = time.monotonic()
     try:
         for item in read.databases:
             detail["databases"].append(_prove_one(context, options, item, folder, read))
@@ -223,6 +230,7 @@ def _prove(context: Context, options: TakeOptions, records: driver.Connection, m
         with contextlib.suppress(Exception):
             control.record(records, PROOF, "failed", {**detail, "error": str(exc)}, migration=migration, plan_digest=context.plan.digest)
         raise
+    detail["seconds"] = round(time.monotonic() - started, 3)
     control.record(records, PROOF, "passed", detail, migration=migration, plan_digest=context.plan.digest)
 
 
@@ -292,7 +300,7 @@ def preview(context: Context, options: TakeOptions) -> Taken:
     available = clients.candidates(options.dump.bin_dir)
     surveys = [survey(endpoint, options.dump, available) for _, endpoint in sides(context)]
     _refuse_half_migrated(context)
-    check_space(options.root, int(sum(item.size for item in surveys) * options.space_factor))
+    check_space(options.root, needed(surveys, options))
     run_id = migration.run_id if migration else "<run id>"
     return Taken(True, run_id, str(options.root / run_id), "", (*([required] if required else []), *map(_would, surveys), *no_way_back(context, options)))
 

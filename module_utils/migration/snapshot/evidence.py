@@ -1,0 +1,48 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What tells what a migration did outlives its rollback: ledger and id map of each service as CSV beside the snapshot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from .. import driver
+from ..control import Migration
+from ..driver import Endpoint
+from ..errors import MigrationError
+from ..plan import BOOKKEEPING
+from ..quote import qualified
+from . import database
+
+EVIDENCE = ("id_map", "chunks", "rejects", "epochs", "pin")
+
+
+def evidence_folder(migration: Migration) -> Path:
+    """Return where the ledgers and id maps of a rolled back migration are kept as CSV, beside its snapshot."""
+    folder = Path(str(migration.snapshot))
+    return folder.with_name(f"{folder.name}.evidence")
+
+
+def export_evidence(endpoint: Endpoint, folder: Path) -> list[Path]:
+    """Write the ledger and id map of a service as CSV into the folder, as long as it has them; return the files."""
+    files = []
+    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    with contextlib.closing(connection), driver.database_errors(endpoint.place, "archiving the ledger and the id map"):
+        for table in EVIDENCE:
+            name = qualified(BOOKKEEPING, table)
+            path = folder / f"{endpoint.name}.{table}.csv"
+            if driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is None:
+                continue
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fresh = path.with_suffix(".new")
+                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file, connection.cursor() as cursor:
+                    cursor.copy_expert(f"COPY (SELECT * FROM {name} ORDER BY 1, 2) TO STDOUT WITH (FORMAT csv, HEADER)", file)
+                fresh.rename(path)
+            except OSError as exc:
+                raise MigrationError(f"archiving {table} of {endpoint.name} in {folder}: {exc.strerror}; the service is as before") from exc
+            files.append(path)
+    return files
