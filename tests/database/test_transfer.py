@@ -191,7 +191,7 @@ def test_two_runners_share_the_chunks_and_a_survivor_finishes(world: Context) ->
 def test_a_table_gets_its_key_when_its_last_chunk_is_in_and_not_before(world: Context) -> None:
     transfer.prepare(world, PLAN_TIME, RUN_ID, options())
     held = connect(world.targets["user_service"], application_name="tests")
-    driver.rows(held, "SELECT FROM migration.chunks WHERE target = 'user_service.roles' ORDER BY id DESC LIMIT 1 FOR UPDATE")
+    driver.rows(held, "SELECT id FROM migration.chunks WHERE target = 'user_service.roles' ORDER BY id DESC LIMIT 1 FOR UPDATE")
     process = multiprocessing.get_context("fork").Process(target=run, args=(world,))
     process.start()
     others = {target.name for target in world.plan.targets} - {"user_service.roles"}
@@ -213,7 +213,7 @@ def _with_primary_key(context: Context) -> set[str]:
     for service in context.plan.services:
         connection = connect(context.targets[service], application_name="tests", autocommit=True)
         for target in context.plan.of(service):
-            if driver.rows(connection, "SELECT FROM pg_index WHERE indrelid = to_regclass(%s) AND indisprimary AND indisvalid", (target.qualified,)):
+            if driver.rows(connection, "SELECT 1 FROM pg_index WHERE indrelid = to_regclass(%s) AND indisprimary AND indisvalid", (target.qualified,)):
                 found.add(target.name)
         connection.close()
     return found
