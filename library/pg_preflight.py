@@ -29,6 +29,17 @@ options:
     description: Above this many quarantined rows, dependants included, preflight stops.
     type: int
     default: 100000
+  limits:
+    description: As pg_transfer's; between two statements preflight waits while one is exceeded.
+    type: dict
+    default: {}
+  patience:
+    description: Seconds that such a pause may last.
+    type: int
+    default: 900
+  progress_file:
+    description: A file that tells, in one line of JSON, how far preflight is.
+    type: path
   reset_timeout:
     description: Django's PASSWORD_RESET_TIMEOUT in seconds, to say how long outstanding links live.
     type: int
@@ -79,7 +90,9 @@ from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import PREFLIGHT
 from ..module_utils.migration.preflight import run as preflight
+from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions
+from ..module_utils.migration.throttle import Limits
 
 
 def run(module: AnsibleModule) -> dict[str, object]:
@@ -88,13 +101,24 @@ def run(module: AnsibleModule) -> dict[str, object]:
     digest = context.plan.digest
     params = module.params
     store = StoreOptions.from_params(params["store"]) if params["store"] else None
-    options = preflight.Options(params["bin_dir"], params["quarantine_cap"], store=store, reset_timeout=params["reset_timeout"])
+    options = preflight.Options(
+        params["bin_dir"],
+        params["quarantine_cap"],
+        store=store,
+        reset_timeout=params["reset_timeout"],
+        limits=Limits.from_params(params["limits"]),
+        patience=params["patience"],
+    )
     preflight.require_reachable(context)
     with closing(control.connect(context.control, readonly=True)) as connection:
         live = control.current(connection)
         if live is not None and live.state == "open":
             control.require_open(connection, digest)
-    report = preflight.run(context, options, live)
+    progress = Progress(params["progress_file"])
+    try:
+        report = preflight.run(context, options, live, progress)
+    finally:
+        progress.close()
     changed = report.passed and (live is None or live.plan_digest != digest)
     detail = report.detail()
     if context.check:
@@ -114,6 +138,9 @@ def main() -> None:
             "bin_dir": {"type": "path"},
             "quarantine_cap": {"type": "int", "default": 100000},
             "store": {"type": "dict", "options": STORE_SPEC},
+            "limits": {"type": "dict", "default": {}},
+            "patience": {"type": "int", "default": 900},
+            "progress_file": {"type": "path"},
             "reset_timeout": {"type": "int", "default": 259200},
         },
         supports_check_mode=True,

@@ -54,6 +54,10 @@ options:
         runner; C(replication_lag_seconds) and C(transaction_seconds) of the databases.
     type: dict
     default: {}
+  quarantine_cap:
+    description: Above this many quarantined rows, dependants included, nothing is carried.
+    type: int
+    default: 100000
   via:
     description: C(direct), or by way of C(files) in a folder where no machine reaches both sides.
     type: str
@@ -135,7 +139,7 @@ seconds:
   returned: success
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -223,14 +227,7 @@ def _export_only(context: Context, params: dict[str, Any], plan_time: str, optio
 
 
 def _options(params: dict[str, Any]) -> Options:
-    known = {item.name for item in fields(Limits)}
-    for name in params["limits"]:
-        if name not in known:
-            raise MigrationError(f"limits: {name!r} is not known (known: {', '.join(sorted(known))})")
-    try:
-        limits = Limits(**{name: float(value) for name, value in params["limits"].items()})
-    except (TypeError, ValueError) as exc:
-        raise MigrationError("limits: every limit is a number; 0 switches one off") from exc
+    limits = Limits.from_params(params["limits"])
     if params["workers"] < 1 or params["chunk_rows"] < 1:
         raise MigrationError("workers and chunk_rows must be 1 or more")
     return Options(
@@ -242,6 +239,7 @@ def _options(params: dict[str, Any]) -> Options:
         lock_timeout=params["lock_timeout"],
         snapshot_max_age=params["snapshot_max_age"],
         maintenance_work_mem=params["maintenance_work_mem"],
+        quarantine_cap=params["quarantine_cap"],
     )
 
 
@@ -303,6 +301,7 @@ def main() -> None:
             "lock_timeout": {"type": "float", "default": 10},
             "snapshot_max_age": {"type": "float", "default": 14400},
             "limits": {"type": "dict", "default": {}},
+            "quarantine_cap": {"type": "int", "default": 100000},
             "via": {"type": "str", "choices": ["direct", "files"], "default": "direct"},
             "files_step": {"type": "str", "choices": ["both", "export", "import"], "default": "both"},
             "files_dir": {"type": "path"},

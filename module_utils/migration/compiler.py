@@ -122,6 +122,9 @@ def _part(
             raise MigrationError(f"{rule.place}: {service}.{table} has no column {name!r}{suggest(name, tuple(wire))}")
         if name == id_column:
             raise MigrationError(f"{rule.place}: {name!r} is minted by 'key'; leave it out of 'columns'")
+    for name in part.counted:
+        if name not in rules:
+            raise MigrationError(f"{part.place}: 'counted' names {name!r}, which is no column of the mapping{suggest(name, tuple(rules))}")
     missing = [name for name in wire if name != id_column and name not in rules]
     if missing:
         where = f"part {part.name!r} gives" if part.name else "the mapping gives"
@@ -154,6 +157,7 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...]) -
         stars=stars,
         dropped=tuple(sorted(part.dropped.items())),
         parents=tuple(sorted(part.parents.items())),
+        counted=tuple(sorted(part.counted.items())),
     )
 
 

@@ -21,7 +21,7 @@ try:
 except ImportError as exc:  # a runner without psycopg2 gets a line that says how to get it
     IMPORT_ERROR = str(exc)
 
-__all__ = ["ENDPOINT_SPEC", "PINNED", "Connection", "Endpoint", "connect", "database_errors", "redact", "rows", "scalar"]
+__all__ = ["ENDPOINT_SPEC", "PINNED", "Connection", "Endpoint", "connect", "database_errors", "escaped", "redact", "rows", "scalar"]
 
 Connection = Any  # psycopg2.extensions.connection; psycopg2 may be absent
 
@@ -34,6 +34,16 @@ PINNED: Mapping[str, str] = {
     "xmloption": "content",
     "standard_conforming_strings": "on",
     "lc_monetary": "C",
+    # A role or a database may bring defaults of its own (ALTER ROLE ... SET); none may end our work or change what a statement means.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "row_security": "off",  # rows that a policy hides are an error, not missing
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "exit_on_error": "off",
+    "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -43,6 +53,7 @@ PINNED: Mapping[str, str] = {
     "tcp_keepalives_count": "3",
 }
 CONNECT_TIMEOUT = 10  # seconds
+HAS_TRANSACTION_TIMEOUT = 170000
 
 ENDPOINT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -148,14 +159,16 @@ def connect(
     readonly: bool = False,
     settings: Mapping[str, str] | None = None,
     autocommit: bool = False,
+    unpinned: Sequence[str] = (),
 ) -> Connection:
-    """Connect with pinned settings; raise MigrationError, in one line, when that fails.
+    """Connect with pinned settings (but for those `unpinned`); raise MigrationError, in one line, when that fails.
 
     `settings` are further startup settings, in their own units. A pooler that refuses startup options cannot be used.
     """
     if IMPORT_ERROR is not None:
         raise MigrationError(_no_driver())
-    chosen = {**PINNED, "search_path": _search_path(endpoint.schema), **(settings or {})}
+    pinned = {name: value for name, value in PINNED.items() if name not in unpinned}
+    chosen = {**pinned, "search_path": _search_path(endpoint.schema), **(settings or {})}
     if readonly:
         chosen["default_transaction_read_only"] = "on"
     if endpoint.session_role:
@@ -174,7 +187,7 @@ def connect(
     try:
         connection = psycopg2.connect(
             **{name: value for name, value in arguments.items() if value not in (None, "")},
-            options=" ".join(f"-c {name}={_escaped(value)}" for name, value in chosen.items()),
+            options=" ".join(f"-c {name}={escaped(value)}" for name, value in chosen.items()),
             application_name=application_name,
             client_encoding="UTF8",
             connect_timeout=CONNECT_TIMEOUT,
@@ -187,6 +200,10 @@ def connect(
         raise MigrationError(
             f"cannot connect to {endpoint.place}: {cause}; check login_* and ssl_* in host_vars/{endpoint.name}"
         ) from exc
+    if connection.server_version >= HAS_TRANSACTION_TIMEOUT:  # an older server would refuse it as a startup setting
+        connection.autocommit = True
+        with database_errors(endpoint.place, "pinning the session's settings"):
+            rows(connection, "SET transaction_timeout = 0")
     connection.autocommit = autocommit
     return connection
 
@@ -195,7 +212,7 @@ def _search_path(schema: str) -> str:
     return '"' + schema.replace('"', '""') + '", pg_temp'
 
 
-def _escaped(value: str) -> str:
+def escaped(value: str) -> str:
     """Escape a value of the options string: backslashes and blanks (libpq, "options")."""
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 

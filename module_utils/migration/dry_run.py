@@ -13,7 +13,7 @@ from . import driver, ledger
 from .chunks import units
 from .context import Context
 from .driver import database_errors
-from .transfer import Options, finished, planned_chunks, quarantined
+from .transfer import Aside, Options, finished, planned_chunks
 from .worker import without
 
 APPLICATION_NAME = "edulink-migration dry run"
@@ -49,13 +49,14 @@ class Preview:
 
 def preview(context: Context, options: Options, plan_time: str) -> Preview:
     """Return what run() would do; exact counts, one scan of each source part that is not finished."""
+    aside = Aside(context, plan_time, options.quarantine_cap)
     with ThreadPoolExecutor(max_workers=len(context.plan.services)) as pool:
-        found = [pool.submit(_service, context, service, options, plan_time) for service in context.plan.services]
+        found = [pool.submit(_service, context, service, options, plan_time, aside) for service in context.plan.services]
         tables = tuple(table for future in found for table in future.result())
     return Preview(tables, unfinished=not finished(context))
 
 
-def _service(context: Context, service: str, options: Options, plan_time: str) -> list[TablePreview]:
+def _service(context: Context, service: str, options: Options, plan_time: str, aside: Aside) -> list[TablePreview]:
     connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
     try:
         pin = ledger.pinned(connection)
@@ -73,7 +74,7 @@ def _service(context: Context, service: str, options: Options, plan_time: str) -
         absent = any((target.schema, target.table) not in present for target in context.plan.of(service))
         chunks = planned_chunks(context, None if absent else connection, service, plan_time, options)
         refused: dict[tuple[str, str], list[str]] = {}
-        for reject in quarantined(context, service, plan_time):
+        for reject in aside.of(service):
             refused.setdefault((str(reject["target"]), str(reject["part"])), []).append(str(reject["source_key"]))
         return _counted(context, service, connection, chunks, present, plan_time, refused)
     finally:

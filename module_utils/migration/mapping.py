@@ -86,6 +86,7 @@ class Part:
     columns: tuple[Column, ...]
     dropped: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
+    counted: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Mappings:
     identities: tuple[Identity, ...]
 
 
-_PART_KEYS = ("source", "key", "columns", "dropped", "chunk_by", "parents")
+_PART_KEYS = ("source", "key", "columns", "dropped", "chunk_by", "parents", "counted")
 
 
 def read_mappings(root: Path, services: tuple[str, ...]) -> Mappings:
@@ -218,6 +219,7 @@ def _part(name: str, node: Node, folder: Path, shown: str, identity: str | None 
         columns=columns,
         dropped=_reasons(found, "dropped"),
         parents=_reasons(found, "parents"),
+        counted=_reasons(found, "counted"),
     )
 
 

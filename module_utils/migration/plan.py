@@ -94,6 +94,7 @@ class Part:
     stars: tuple[str, ...]
     dropped: tuple[tuple[str, str], ...]
     parents: tuple[tuple[str, str], ...]
+    counted: tuple[tuple[str, str], ...] = ()
 
     def source(self, schema: str, predicate: Predicate | None = None) -> str:
         """Return the FROM item (alias src) with the rows whose `chunk_by` meets the predicate.
@@ -305,6 +306,6 @@ def _part(data: Mapping[str, Any]) -> Part:
     fields["reads"] = tuple(Read(tuple(read["tables"]), read["column"]) for read in data["reads"])
     for name in ("key", "key_types", "tables", "stars"):
         fields[name] = tuple(data[name])
-    for name in ("dropped", "parents"):
+    for name in ("dropped", "parents", "counted"):
         fields[name] = tuple((first, second) for first, second in data[name])
     return Part(**fields)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from . import driver
+from .errors import MigrationError
 
 try:
     import psutil
@@ -32,6 +33,18 @@ class Limits:
     replication_lag_seconds: float = 60
     transaction_seconds: float = 3600
     pause: float = 0
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, object]) -> Limits:
+        """Return the limits that a module's option names; MigrationError for a name or a value that means nothing."""
+        known = {item.name for item in fields(cls)}
+        for name in params:
+            if name not in known:
+                raise MigrationError(f"limits: {name!r} is not known (known: {', '.join(sorted(known))})")
+        try:
+            return cls(**{name: float(str(value)) for name, value in params.items()})
+        except ValueError as exc:
+            raise MigrationError("limits: every limit is a number; 0 switches one off") from exc
 
     def changed_by(self, controls: Mapping[str, float]) -> Limits:
         """Return the limits with those that the ledger's control rows name."""

@@ -51,6 +51,7 @@ class Options:
     lock_timeout: float = 10
     snapshot_max_age: float = 4 * 3600
     maintenance_work_mem: str = "256MB"
+    quarantine_cap: int = rejects.CAP
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,35 @@ class Stopwatch:
 
 def prepare(context: Context, plan_time: str, run_id: str, options: Options) -> None:
     """Make and pin every target's ledger, put quarantined rows aside and cut the chunks, where that is not done yet."""
-    with ThreadPoolExecutor(max_workers=len(context.plan.services)) as pool:
-        for done in [pool.submit(_prepare_service, context, service, plan_time, run_id, options) for service in context.plan.services]:
-            done.result()
+    aside = Aside(context, plan_time, options.quarantine_cap)
+    gate = context.connect_target(context.plan.services[0], APPLICATION_NAME, autocommit=True)
+    try:
+        driver.rows(gate, "SELECT pg_advisory_lock(hashtext('edulink-migration prepare'))")  # one runner finds the rejects, for both databases
+        with ThreadPoolExecutor(max_workers=len(context.plan.services)) as pool:
+            for done in [pool.submit(_prepare_service, context, service, plan_time, run_id, options, aside) for service in context.plan.services]:
+                done.result()
+    finally:
+        gate.close()
 
 
-def _prepare_service(context: Context, service: str, plan_time: str, run_id: str, options: Options) -> None:
+class Aside:
+    """The rows that the plan's policies keep out, dependants included: computed once, when the first service asks."""
+
+    def __init__(self, context: Context, plan_time: str, cap: int) -> None:
+        self._context, self._plan_time, self._cap = context, plan_time, cap
+        self._lock = threading.Lock()
+        self._found: tuple[rejects.Reject, ...] | None = None
+
+    def of(self, service: str) -> list[dict[str, object]]:
+        """Return those of one service; MigrationError above the cap."""
+        with self._lock:
+            if self._found is None:
+                self._found = rejects.compute(self._context, plan_time=self._plan_time, cap=self._cap)
+        names = {target.name for target in self._context.plan.of(service)}
+        return [asdict(reject) for reject in self._found if reject.target in names]
+
+
+def _prepare_service(context: Context, service: str, plan_time: str, run_id: str, options: Options, aside: Aside) -> None:
     endpoint = context.targets[service]
     connection = context.connect_target(service, APPLICATION_NAME)
     try:
@@ -147,7 +171,7 @@ def _prepare_service(context: Context, service: str, plan_time: str, run_id: str
                 ledger.require_same_plan(now, context.plan.digest, service)
             if ledger.has_chunks(connection):
                 return  # another runner planned them while this one waited for the lock
-            ledger.add_rejects(connection, quarantined(context, service, plan_time))
+            ledger.add_rejects(connection, aside.of(service))
             chunks = numbered(planned_chunks(context, connection, service, plan_time, options))
             order = stages(context, service, {chunk.target: chunk.mode for chunk in chunks})
             ledger.add_chunks(connection, [replace(chunk, stage=order[chunk.target]) for chunk in chunks])
@@ -160,12 +184,6 @@ def stages(context: Context, service: str, modes: Mapping[str, str]) -> dict[str
     contract = Contract.from_dict(dict(context.plan.contracts)[service])
     depth = {target.name: number for number, level in enumerate(levels(context.plan.of(service), contract)) for target in level}
     return {name: depth[name] if mode == "upsert" else 0 for name, mode in modes.items()}
-
-
-def quarantined(context: Context, service: str, plan_time: str) -> list[dict[str, object]]:
-    """Return the rows of one service that the plan's policies keep out, dependants included."""
-    names = {target.name for target in context.plan.of(service)}
-    return [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time) if reject.target in names]
 
 
 def planned_chunks(

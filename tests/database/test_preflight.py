@@ -23,6 +23,7 @@ from ansible.module_utils.migration.plan import Policy
 from ansible.module_utils.migration.preflight import rejects, release
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.findings import Finding
+from ansible.module_utils.migration.preflight.pace import unhurried
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.throttle import Limits
 
@@ -42,7 +43,7 @@ def context(databases: Callable[..., Endpoint]) -> Context:
 
 @pytest.fixture
 def options(postgres: PostgresServer) -> preflight.Options:
-    return preflight.Options(bin_dir=str(postgres.bin_dir))
+    return preflight.Options(bin_dir=str(postgres.bin_dir), limits=unhurried().limits)
 
 
 def found(report: preflight.Report, rule: str, column: str) -> Finding:

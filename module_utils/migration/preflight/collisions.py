@@ -9,7 +9,7 @@ what differs is looked at; of rows that are not ours the unique columns are comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from .. import driver
@@ -27,11 +27,11 @@ APPLICATION_NAME = "edulink-migration preflight"
 _BUCKET = "get_byte(id, 0), count(*), sum(('x' || encode(substring(id FROM 1 FOR 6), 'hex'))::bit(48)::bigint)"
 
 
-def check(context: Context, source: driver.Connection, scans: Sequence[PartScan]) -> list[Finding]:
-    """Return a finding for each key of a target that a row of the service's own holds already."""
+def check(context: Context, source: driver.Connection, scans: Sequence[PartScan], settings: Mapping[str, str]) -> list[Finding]:
+    """Return a finding for each key of a target that a row of the service's own holds already; `settings` are for the connections."""
     findings: list[Finding] = []
     for service in context.plan.services:
-        with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection:
+        with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, settings=settings, autocommit=True)) as connection:
             for target in context.plan.of(service):
                 mine = [scan for scan in scans if scan.target is target]
                 if target.bookkeeping or len(mine) != len(target.parts):

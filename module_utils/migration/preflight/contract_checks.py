@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract import ColumnSpec, Contract, TableSpec
-from ..plan import Cell, Part, Plan, Policy, Target, endless, replaced
+from ..plan import Cell, Part, Plan, Policy, Predicate, Target, endless, replaced
 from ..quote import ident, literal, qualified
 from . import casts
 from .casts import Condition
@@ -83,6 +83,12 @@ class PartScan:
     parents: tuple[Parent, ...]
     values: Mapping[str, Values]
     tries: tuple[tuple[str, str], ...] = ()
+
+    def within(self, schema: str, predicate: Predicate | None) -> str:
+        """Return `source` with only the rows whose chunk_by meets the predicate."""
+        if predicate is None:
+            return self.source
+        return f"(SELECT * FROM {self.part.source(schema, predicate)}) AS src{self.source.removeprefix(self.base)}"
 
     @property
     def order(self) -> str:
@@ -168,6 +174,9 @@ def build_scan(
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
         values[cell.name] = Values(cell, raw, kind, value, unsafe, length, casts.proves(impossible, kind, version))
         checks += _column_checks(target, values[cell.name], column, guard, cell.name in unique, place)
+    for name, constant in part.counted:
+        cell = values[name].cell
+        checks.append(Check(cell.place or part.label, name, "counted", f"({values[name].value})::text = {literal(constant)}", f"get {constant!r}", INFO))
     for parent in parents:
         policy = policy_of(target, parent.column, "foreign_key")
         sql = f"({parent.child} IS NOT NULL AND {parent.alias}.key IS NULL)"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 from ..plan import Part, Plan, Read
-from .contract_checks import minting_part, scanned
+from .contract_checks import minting_part, scanned, spec_of
 from .findings import STOP, Finding
 from .source_catalog import SourceCatalog
 
@@ -48,6 +48,29 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
                     )
                 )  # fmt: skip
     return list(dict.fromkeys(findings))
+
+
+def check_references(plan: Plan) -> list[Finding]:
+    """Return a finding for each foreign key of the contract whose column does not go through the id map of the table it names."""
+    findings = []
+    for target in plan.targets:
+        spec = spec_of(plan, target)
+        for constraint in spec.constraints if spec else ():
+            if constraint.foreign is None or len(constraint.columns) != 1:
+                continue
+            (name,) = constraint.columns
+            wanted = (constraint.foreign.schema, constraint.foreign.table)
+            for part in target.parts:
+                cell = next(item for item in part.cells if item.name == name)
+                minted = minting_part(plan, cell.entity) if cell.is_id and cell.entity else None
+                if cell.constant or (minted is not None and (minted[0].schema, minted[0].table) == wanted):
+                    continue
+                through = f"goes through the id map {cell.entity!r}" if cell.is_id else "is no id of this migration"
+                message = f"refers to {'.'.join(wanted)} in the schema SQL, but {through}"
+                right = next((item.name for item in plan.entities if item.target == wanted[1]), "")
+                step = f"write {name}: {{from: ..., map: {right}}}" if right else f"mint ids in the mapping of {wanted[1]} (key: {{from: id, mints: ...}})"
+                findings.append(Finding(STOP, cell.place or part.label, "foreign_key", message, step, target.name, name))
+    return findings
 
 
 def check_database(plan: Plan, source: SourceCatalog, host: str, database: str) -> list[Finding]:

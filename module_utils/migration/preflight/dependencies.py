@@ -1,15 +1,20 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What depends on what: sources, targets and id maps as a graph, and the tables that stay behind. Pure."""
+"""What depends on what: sources, targets and id maps as a graph, and the tables that stay behind."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import driver
+from ..errors import MigrationError
 from ..plan import Plan
+from ..quote import qualified
 from .contract_checks import minting_part, scanned
 from .findings import INFO, Finding
 from .source_catalog import SourceCatalog
@@ -69,21 +74,24 @@ def build(plan: Plan, source: SourceCatalog) -> Graph:
             if minted is not None:
                 edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {cell.entity}")] = None
     for reference in left_behind(plan, source):
-        nodes.setdefault(f"{source.schema}.{reference.table}", "behind")
-        edges[Edge(f"{source.schema}.{reference.table}", f"{source.schema}.{reference.parent}", "stays", ", ".join(reference.columns))] = None
+        nodes.setdefault(reference.table, "behind")
+        edges[Edge(reference.table, f"{source.schema}.{reference.parent}", "stays", ", ".join(reference.columns))] = None
     ordered = sorted(nodes.items(), key=lambda item: ({"source": 0, "behind": 2}.get(item[1], 1), item[1], item[0]))
     return Graph(tuple(ordered), tuple(edges))
 
 
 @dataclass(frozen=True)
 class Dependant:
-    """A table that no mapping reads, with a foreign key into one that is carried, and the id map it will need."""
+    """A table (schema.name) that no mapping reads, with a foreign key into one that is carried, and the id map it will need.
+
+    `rows` is the planner's estimate, or None before the first ANALYZE.
+    """
 
     table: str
     columns: tuple[str, ...]
     parent: str
     entity: str | None
-    rows: int
+    rows: int | None
 
 
 def left_behind(plan: Plan, source: SourceCatalog) -> tuple[Dependant, ...]:
@@ -95,17 +103,27 @@ def left_behind(plan: Plan, source: SourceCatalog) -> tuple[Dependant, ...]:
             if part.minted and part.table is None and len(part.key) == 1:
                 entities |= {touch.table: part.entity for touch in part.touches if touch.column == part.key[0] == touch.result}
     return tuple(
-        Dependant(item.table, item.columns, item.parent, entities.get(item.parent), max(0, int(source.tables[item.table].rows)))
+        Dependant(f"{item.schema}.{item.table}", item.columns, item.parent, entities.get(item.parent), int(item.rows) if item.rows >= 0 else None)
         for item in source.references
-        if item.parent in mapped and item.table not in mapped and item.table in source.tables
+        if item.parent in mapped and not (item.schema == source.schema and item.table in mapped)
     )
 
 
-def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
-    """Return a finding for each table that stays behind and refers to rows that move."""
+def count_unknown(connection: driver.Connection, plan: Plan, source: SourceCatalog) -> dict[str, int]:
+    """Return the rows of the tables that stay behind and were never analysed, as far as they can be read."""
+    result = {}
+    for item in left_behind(plan, source):
+        if item.rows is None:
+            with contextlib.suppress(MigrationError), driver.database_errors(item.table, "counting its rows"):
+                result[item.table] = int(driver.scalar(connection, f"SELECT count(*) FROM {qualified(*item.table.split('.', 1))}"))
+    return result
+
+
+def check(plan: Plan, source: SourceCatalog, counted: Mapping[str, int] | None = None) -> list[Finding]:
+    """Return a finding for each table that stays behind and refers to rows that move; `counted` as of count_unknown()."""
     return [
         Finding(
-            INFO, f"{source.schema}.{item.table}", "dependency", f"stays behind and refers to {item.parent}, about {item.rows:,} rows",
+            INFO, item.table, "dependency", f"stays behind and refers to {item.parent}, {_rows(item, counted or {})}",
             f"its service will need the id map {item.entity!r} (migration.id_map)"
             if item.entity
             else f"{item.parent} has no id map; mint one in mappings/_ids if its service needs it",
@@ -113,6 +131,12 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
         )
         for item in left_behind(plan, source)
     ]  # fmt: skip
+
+
+def _rows(item: Dependant, counted: Mapping[str, int]) -> str:
+    if item.table in counted:
+        return f"{counted[item.table]:,} rows"
+    return "rows unknown: it cannot be read and was never analysed" if item.rows is None else f"about {item.rows:,} rows"
 
 
 def _id(name: str) -> str:

@@ -16,11 +16,14 @@ from ..plan import between
 from ..quote import ident
 from .contract_checks import PartScan
 from .findings import INFO, WARN, Finding
+from .source_catalog import SourceTable
 
 SAMPLE = 20_000  # rows of each part that are timed
 CHUNK = 50_000
 # Relative to the time of reading the projection, measured on two cores (docs/preflight.md says how); minutes are an order of magnitude.
 FACTORS = {"migrate": 1.6, "index": 0.8, "validate": 1.5}
+SCHEMA_SECONDS = 5.0
+SESSIONS_PER_SECOND = 20_000  # read, signed anew and written, one worker
 DUMP_BYTES_PER_SECOND = 60e6  # pg_dump with compression, one job
 RATIO_DUMP = 0.35  # a compressed directory dump, of the tables' size
 RATIO_TARGET = 1.5  # rows and indexes of the targets, of the rows' bytes
@@ -95,17 +98,28 @@ def _sample_bound(connection: driver.Connection, scan: PartScan, rows: int) -> s
     return None if found is None else str(found)
 
 
-def estimate(connection: driver.Connection, scans: Sequence[PartScan], schema: str, rows: Mapping[tuple[str, str], int], source_size: int) -> Estimates:
-    """Return all estimates."""
+def estimate(
+    connection: driver.Connection,
+    scans: Sequence[PartScan],
+    schema: str,
+    rows: Mapping[tuple[str, str], int],
+    source_size: int,
+    sessions: SourceTable | None = None,
+) -> Estimates:
+    """Return all estimates; `source_size` are the bytes of the source's database, `sessions` is its table of sessions."""
     parts = tuple(sample(connection, scan, schema, rows.get((scan.target.name, scan.part.name), 0)) for scan in scans)
     seconds = sum(part.seconds for part in parts)
     carried = sum(part.bytes for part in parts)
     total = sum(part.rows for part in parts)
     phases = [PhaseEstimate("snapshot", round(source_size / DUMP_BYTES_PER_SECOND * 2 / 60, 1), f"dump and proof of {_size(source_size)}")]
+    phases.append(PhaseEstimate("schema", round(SCHEMA_SECONDS / 60, 1), "tables, columns, defaults"))
     phases += [
         PhaseEstimate(name, round(seconds * factor / 60, 1), f"{total:,} rows, {_size(carried)}, one worker" if name == "migrate" else f"{total:,} rows")
         for name, factor in FACTORS.items()
     ]
+    if sessions is not None:
+        live = max(0, int(sessions.rows))
+        phases.append(PhaseEstimate("sessions", round(live / SESSIONS_PER_SECOND / 60, 1), f"about {live:,} rows of {sessions.name}"))
     space = {
         "snapshot folder": int(source_size * RATIO_DUMP),
         "targets": int(carried * RATIO_TARGET),
@@ -131,6 +145,28 @@ def check_space(estimates: Estimates, folder: str | None) -> list[Finding]:
                 )
             )
     return findings
+
+
+def check_servers_space(estimates: Estimates, connections: Mapping[str, driver.Connection], endpoints: Mapping[str, driver.Endpoint]) -> list[Finding]:
+    """Return what is free beside the data of a target whose server runs on this machine, where its role may know the place."""
+    findings = []
+    needed = estimates.space["targets"] + estimates.space["WAL of the targets"]
+    for name, connection in connections.items():
+        folder = _data_directory(connection) if endpoints[name].host in ("", "localhost", "127.0.0.1", "::1") or endpoints[name].host.startswith("/") else None
+        if folder is None:
+            continue
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError:
+            continue
+        message = f"{_size(free)} are free where its data lies, all targets need about {_size(needed)}"
+        findings.append(Finding(WARN, name, "disk", message, "free some") if free < needed else Finding(INFO, name, "disk", message))
+    return findings
+
+
+def _data_directory(connection: driver.Connection) -> str | None:
+    known = driver.scalar(connection, "SELECT setting FROM pg_settings WHERE name = 'data_directory'")
+    return str(known) if known else None
 
 
 def _size(count: float) -> str:

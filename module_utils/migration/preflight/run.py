@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import control as records
@@ -16,18 +16,24 @@ from .. import ddl, driver
 from ..context import Context
 from ..contract import Contract
 from ..errors import MigrationError
+from ..gates import PREFLIGHT
+from ..progress import Progress
 from ..sessions.announce import reset_links
 from ..sessions.store import StoreOptions
-from . import collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog
+from ..throttle import Limits
+from . import collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog, way_back
 from .contract_checks import scanned as scanned_parts
+from .faults import LOCKED, explained, state
 from .findings import INFO, STOP, WARN, Finding, ordered, stops
+from .pace import Impatient, Pace
 from .readiness import require_reachable
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
 
 APPLICATION_NAME = "edulink-migration preflight"
 # Large generated expressions make just-in-time compilation slower than running them; grouping a million keys fits 128 MB.
-GENTLE = {"jit": "off", "work_mem": "128MB", "lock_timeout": "5s"}
+# Waiting for a lock makes others wait behind us, so it is short; what we take ourselves is ACCESS SHARE, which only DDL minds.
+GENTLE = {"jit": "off", "work_mem": "128MB", "lock_timeout": "2s"}
 ANY_TIME = "2000-01-01 00:00:00"  # stands for the plan's timestamp before one is pinned
 
 
@@ -39,6 +45,8 @@ class Options:
     quarantine_cap: int = 100_000
     space_folder: str | None = "/"
     store: StoreOptions | None = None
+    limits: Limits = field(default_factory=Limits)
+    patience: float = 900  # seconds that a pause may last
     reset_timeout: int = 3 * 86400  # Django's PASSWORD_RESET_TIMEOUT, in seconds
 
 
@@ -66,8 +74,15 @@ class Report:
         }
 
 
-def run(context: Context, options: Options, live: records.Migration | None) -> Report:
+def run(context: Context, options: Options, live: records.Migration | None, progress: Progress | None = None) -> Report:
     """Return what preflight finds; MigrationError when a database cannot be reached."""
+    try:
+        return _run(context, options, live, progress or Progress(None))
+    except MigrationError as exc:
+        raise explained(exc) from exc.__cause__
+
+
+def _run(context: Context, options: Options, live: records.Migration | None, progress: Progress) -> Report:
     clock: dict[str, float] = {}
     started = time.monotonic()
 
@@ -90,9 +105,10 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
         control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
         found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
-        findings += readiness.check_store(options.store)
+        findings += way_back.check(context)
         if options.store is not None:
-            findings.append(Finding(INFO, "sessions", "announce", reset_links(options.reset_timeout)[0], "the text to announce is in docs/sessions.md"))
+            finding, extra["announcement"] = reset_links(options.reset_timeout)
+            findings.append(Finding(INFO, "sessions", "announce", finding, "announce the text that the report and docs/sessions.md have"))
         lap("readiness")
         with driver.database_errors(context.source.place, "reading the catalog"):
             catalog = source_catalog.read(source, context.source.schema)
@@ -100,28 +116,45 @@ def run(context: Context, options: Options, live: records.Migration | None) -> R
             findings += coverage.check_volatile(called, readiness.volatile_functions(source, called))
         elsewhere = coverage.check_database(context.plan, catalog, context.source.name, context.source.dbname)
         findings += elsewhere or coverage.check(context.plan, catalog)
+        findings += coverage.check_references(context.plan)
         findings += _drift(context)
-        findings += dependencies.check(context.plan, catalog)
+        findings += dependencies.check(context.plan, catalog, dependencies.count_unknown(source, context.plan, catalog))
+        sessions = catalog.tables.get("django_session")
+        findings += readiness.check_store(options.store, sessions.size if sessions else 0)
         graph = dependencies.build(context.plan, catalog)
         extra["dependencies"] = {"graph": graph.to_dict(), "mermaid": graph.mermaid()}
         lap("coverage")
         encodings = {name: (source_server.encoding, server.encoding) for name, server in servers.items()}
         blocked = coverage.blocked(context.plan, catalog)
-        scanned = scan.run(source, context.plan, catalog, encodings, blocked=blocked)
-        findings += scanned.findings
-        rows = scanned.rows
-        lap("contract")
-        if stops(findings) == 0:
-            expected = estimates.estimate(source, scanned.scans, context.source.schema, rows, source_server.size)
-            extra["estimates"] = expected.to_dict()
-            findings += estimates.check_space(expected, options.space_folder)
-            lap("estimates")
-        findings += collisions.check(context, source, scanned.scans)
-        lap("collisions")
-        if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
-            found, extra["quarantine"] = _quarantine(context, plan_time, options.quarantine_cap)
-            findings += found
-            lap("quarantine")
+        watched = {context.source.name: source, **targets}
+
+        def told(what: str, done: int, total: int) -> None:
+            progress.update(PREFLIGHT, what, done, total, unit="sources")
+
+        pace = Pace(options.limits, watched, targets, options.patience, lambda note: progress.note(PREFLIGHT, note))
+        try:
+            pace.breathe()
+            scanned = scan.run(source, context.plan, catalog, encodings, blocked=blocked, pace=pace, progress=told)
+            findings += scanned.findings
+            rows = scanned.rows
+            lap("contract")
+            if stops(findings) == 0:
+                pace.breathe()
+                expected = estimates.estimate(source, scanned.scans, context.source.schema, rows, source_server.size, sessions)
+                extra["estimates"] = expected.to_dict()
+                findings += estimates.check_space(expected, options.space_folder)
+                findings += estimates.check_servers_space(expected, targets, context.targets)
+                lap("estimates")
+            pace.breathe()
+            findings += collisions.check(context, source, scanned.scans, GENTLE)
+            lap("collisions")
+            if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
+                pace.breathe()
+                found, extra["quarantine"] = _quarantine(context, plan_time, options.quarantine_cap)
+                findings += found
+                lap("quarantine")
+        except Impatient as exc:
+            findings.append(Finding(STOP, "preflight", "pressure", str(exc), "run it again when it is over, or allow more in preflight_limits"))
     return Report(ordered(findings), rows, clock, extra)
 
 
@@ -148,9 +181,12 @@ def _drift(context: Context) -> list[Finding]:
     for service, data in context.plan.contracts:
         contract = Contract.from_dict(data)
         try:
-            with closing(ddl.connect(context.targets[service], contract, readonly=True)) as connection:
+            comparing = driver.database_errors(service, "comparing it with the schema SQL")
+            with closing(ddl.connect(context.targets[service], contract, readonly=True, settings=GENTLE)) as connection, comparing:
                 ddl.plan_schema(connection, contract)
         except MigrationError as exc:
+            if state(exc) == LOCKED:
+                raise
             said = str(exc).partition(ddl.UNCHANGED)[0]
             findings.append(Finding(STOP, service, "drift", said, f"bring the database and roles/schema/files/{service} together"))
     return findings

@@ -5,21 +5,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from .. import driver
+from ..chunks import Unit, estimate, plan_chunks
 from ..errors import MigrationError
-from ..plan import Cell, Part, Plan, Target
-from .contract_checks import Check, PartScan, build_scan, raw_expressions, raw_sql, scanned
+from ..plan import Plan, Predicate, Target, between
+from .contract_checks import Check, PartScan
+from .faults import about_rows, said, state
 from .findings import INFO, STOP, WARN, Finding
+from .pace import Pace, unhurried
+from .prepare import Encodings, prepare
 from .source_catalog import SourceCatalog
 from .uniques import Unique, build_uniques
 
 FIRST = 5  # keys named for each finding
-SHOWN = 60  # characters of a constant
-NO_PRIVILEGE = "42501"
 _RAISED = {"22P05": "encoding", "22021": "encoding", "22003": "range", "22008": "range"}  # SQLSTATE: rule
 BATCH = 300  # conditions in one statement; PostgreSQL's limit is 1664 result columns
 
@@ -34,44 +36,6 @@ class Scanned:
     uniques: tuple[Unique, ...]
 
 
-Encodings = Mapping[str, tuple[str, str]]  # of the source and of the target, by service
-
-
-def prepare(
-    connection: driver.Connection,
-    plan: Plan,
-    source: SourceCatalog,
-    encodings: Encodings | None = None,
-    *,
-    blocked: Container[tuple[str, str]] = (),
-) -> tuple[tuple[PartScan, ...], list[Finding]]:
-    """Return every part's scan, and a finding for each part whose SQL the source does not understand.
-
-    `blocked` are the (target, part) that coverage has spoken of: they have no scan, and no second finding.
-    """
-    version = connection.server_version
-    scans: list[PartScan] = []
-    findings: list[Finding] = []
-    names: dict[int, str] = {}
-    for target, part in scanned(plan):
-        wrong = _constants(connection, target, part)
-        findings += wrong
-        if wrong or (target.name, part.name) in blocked or any(name not in source.tables for name in part.tables):
-            continue  # coverage has said so
-        try:
-            types = _types(connection, raw_expressions(target, part), part.source(source.schema), names)
-            with driver.database_errors(part.label, "reading the projection"):
-                driver.rows(connection, f"{part.select(source.schema)} LIMIT 0")
-            scan = build_scan(plan, target, part, source.schema, types, source.primary_keys, version, (encodings or {}).get(target.service, ("UTF8", "UTF8")))
-            with driver.database_errors(part.label, "building the checks"):
-                driver.rows(connection, f"SELECT 1 FROM {scan.source} LIMIT 0")
-        except MigrationError:
-            findings += _diagnose(connection, target, part, source.schema)
-            continue
-        scans.append(scan)
-    return tuple(scans), findings
-
-
 def run(
     connection: driver.Connection,
     plan: Plan,
@@ -79,14 +43,19 @@ def run(
     encodings: Encodings | None = None,
     *,
     blocked: Container[tuple[str, str]] = (),
+    pace: Pace | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Scanned:
-    """Return what the rows of the source break; `blocked` as in prepare()."""
+    """Return what the rows of the source break; `blocked` as in prepare(), `progress` is told how many parts are through."""
+    pace = pace or unhurried()
     scans, findings = prepare(connection, plan, source, encodings, blocked=blocked)
     rows: dict[tuple[str, str], int] = {}
-    for scan in scans:
-        count, found = _scan(connection, scan)
+    for number, scan in enumerate(scans):
+        progress("checks", number, len(scans))
+        count, found = _scan(connection, scan, source, pace)
         rows[scan.target.name, scan.part.name] = count
         findings += found
+    progress("checks", len(scans), len(scans))
     uniques = []
     for target in plan.targets:
         mine = [scan for scan in scans if scan.target is target]
@@ -94,141 +63,87 @@ def run(
             continue
         for unique in build_uniques(plan, target, mine, source.proven):
             uniques.append(unique)
+            pace.breathe()
+            start = time.monotonic()
             findings += _unique(connection, unique)
+            read = sum(rows.get((target.name, part.part.name), 0) for part in unique.parts)
+            pace.rest(read, 0, time.monotonic() - start)
     return Scanned(rows, tuple(findings), scans, tuple(uniques))
 
 
-def _types(connection: driver.Connection, expressions: Sequence[str], source: str, names: dict[int, str]) -> list[tuple[str, int | None]]:
-    with driver.database_errors("the source", "describing the mapping's columns"), connection.cursor() as cursor:
-        cursor.execute(f"SELECT {', '.join(expressions)} FROM {source} LIMIT 0")
-        codes = [item.type_code for item in cursor.description]
-        sizes = [item.internal_size for item in cursor.description]  # of varchar(n): n
-    missing = [code for code in set(codes) if code not in names]
-    if missing:
-        names.update(driver.rows(connection, "SELECT oid::int8, format_type(oid, NULL) FROM pg_type WHERE oid = ANY (%s::oid[])", (missing,)))
-    return [(names[code], size if size and size > 0 else None) for code, size in zip(codes, sizes, strict=True)]
-
-
-def _constants(connection: driver.Connection, target: Target, part: Part) -> list[Finding]:
-    """Return which constants of a mapping are no value of their column's type; they stand in the mapping, so they are shown."""
-    findings = []
-    for cell in part.cells:
-        if not cell.constant:
-            continue
-        try:
-            with driver.database_errors(part.label, cell.name):
-                driver.rows(connection, f"SELECT {cell.sql}")
-        except MigrationError as exc:
-            value = raw_sql(cell, ())
-            shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-            message = f"{shown} is no {cell.type}" if _state(exc).startswith("22") else _said(exc, cell.name)
-            step = f"write a value of type {cell.type} for {target.name}.{cell.name}"
-            findings.append(Finding(STOP, cell.place or part.label, "type", message, step, target.name, cell.name))
-    return findings
-
-
-def _diagnose(connection: driver.Connection, target: Target, part: Part, schema: str) -> list[Finding]:
-    """Return what the source does not understand: the part's source as a whole, else its columns, each asked for alone.
-
-    Columns that fail alike share one finding.
-    """
-    try:
-        with driver.database_errors(part.label, "its source"):
-            driver.rows(connection, f"SELECT 1 FROM {part.source(schema)} LIMIT 0")
-    except MigrationError as exc:
-        return [_not_understood(exc, part.label, "its source", target, (), f"correct the source of {part.label}")]
-    failed: dict[str, tuple[MigrationError, list[Cell]]] = {}
-    for cell in part.cells:
-        for expression in (cell.key or "NULL", cell.sql):
-            try:
-                with driver.database_errors(part.label, cell.name):
-                    driver.rows(connection, f"SELECT {expression} FROM {part.source(schema)} LIMIT 0")
-            except MigrationError as exc:
-                failed.setdefault(_said(exc, cell.name), (exc, []))[1].append(cell)
-                break
-    findings = []
-    for error, cells in failed.values():
-        names = tuple(cell.name for cell in cells)
-        findings.append(
-            _not_understood(error, cells[0].place or part.label, names[0], target, names, f"correct the mapping of {target.name}: {', '.join(names)}")
-        )
-    return findings or [
-        Finding(
-            STOP,
-            part.label,
-            "type",
-            "the source does not understand the mapping's SQL together with its parents",
-            "check 'map' and 'parents': both sides of a reference need the same kind of type",
-            target.name,
-        )
-    ]
-
-
-def _not_understood(exc: MigrationError, place: str, doing: str, target: Target, columns: tuple[str, ...], step: str) -> Finding:
-    said = _said(exc, doing)
-    column = columns[0] if len(columns) == 1 else ""
-    if _state(exc) != NO_PRIVILEGE:
-        return Finding(STOP, place, "type", said, step, target.name, column)
-    kind, name = found.groups() if (found := re.match(r"permission denied for (?:materialized )?(\w+) (\S+)", said)) else ("", "")
-    grants = {"schema": "USAGE ON SCHEMA", "function": "EXECUTE ON FUNCTION", "table": "SELECT ON", "view": "SELECT ON"}
-    grant = f"GRANT {grants[kind]} {name} TO the reading role" if kind in grants else "grant it to the reading role (docs/privileges.md)"
-    return Finding(STOP, place, "privilege", said, grant, target.name, column)
-
-
-def _said(exc: MigrationError, doing: str) -> str:
-    return str(exc).partition(f"{doing}: ")[2]
-
-
-def _state(exc: MigrationError) -> str:
-    """Return the SQLSTATE behind an error of database_errors()."""
-    return getattr(exc.__cause__, "pgcode", None) or ""
-
-
-def _scan(connection: driver.Connection, scan: PartScan) -> tuple[int, list[Finding]]:
+def _scan(connection: driver.Connection, scan: PartScan, source: SourceCatalog, pace: Pace) -> tuple[int, list[Finding]]:
     total = 0
-    counts: list[int] = []
+    counts = [0] * len(scan.checks)
+    width = sum(source.tables[name].width for name in scan.part.tables if name in source.tables)
     try:
-        for start in range(0, max(len(scan.checks), 1), BATCH):
-            some = scan.checks[start : start + BATCH]
-            columns = ["count(*)", *(f"count(*) FILTER (WHERE {check.sql})" for check in some)]
-            columns += [f"count({sql})" for _, sql in scan.tries] if start == 0 else []
-            with driver.database_errors(scan.part.label, "checking its rows"):
-                row = driver.rows(connection, f"SELECT {', '.join(columns)} FROM {scan.source}")[0]
-            total = row[0]
-            counts += row[1 : 1 + len(some)]
-    except MigrationError:
+        for predicate in _windows(connection, scan, source.schema, pace):
+            pace.breathe()
+            start = time.monotonic()
+            read, found = _count(connection, scan, scan.within(source.schema, predicate), scan.checks, scan.tries)
+            total += read
+            counts = [one + two for one, two in zip(counts, found, strict=True)]
+            pace.rest(read, read * width, time.monotonic() - start)
+    except MigrationError as exc:
+        if not about_rows(exc):
+            raise
+        pace.breathe()
         return _one_by_one(connection, scan)
     return total, [_finding(connection, scan, check, count) for check, count in zip(scan.checks, counts, strict=True) if count]
 
 
+def _windows(connection: driver.Connection, scan: PartScan, schema: str, pace: Pace) -> list[Predicate | None]:
+    """Return the conditions under which a part is read in turn: one for all rows unless there are many."""
+    with driver.database_errors(scan.part.label, "cutting it into windows"):
+        if estimate(connection, scan.base) < pace.window:
+            return [None]
+        chunks = plan_chunks(connection, schema, Unit(scan.target, scan.part, None, None), pace.window, "load")
+    return [between(chunk.low, chunk.high, nulls=chunk.nulls) for chunk in chunks] if len(chunks) > 1 else [None]
+
+
+def _count(
+    connection: driver.Connection, scan: PartScan, source: str, checks: Sequence[Check], tries: Sequence[tuple[str, str]]
+) -> tuple[int, list[int]]:
+    """Return how many rows there are, and how many break each check; an error when one of the tries raises."""
+    total = 0
+    counts: list[int] = []
+    for start in range(0, max(len(checks), 1), BATCH):
+        some = checks[start : start + BATCH]
+        columns = ["count(*)", *(f"count(*) FILTER (WHERE {check.sql})" for check in some)]
+        columns += [f"count({sql})" for _, sql in tries] if start == 0 else []
+        with driver.database_errors(scan.part.label, "checking its rows"):
+            row = driver.rows(connection, f"SELECT {', '.join(columns)} FROM {source}")[0]
+        total = row[0]
+        counts += row[1 : 1 + len(some)]
+    return total, counts
+
+
 def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, list[Finding]]:
-    """Return what can be said when some expression raised an error for some row: each check alone, the culprits named."""
+    """Return what can be said when some expression raised an error for some row: the culprits named, then all other checks."""
     findings: dict[str, Finding] = {}
     for name, sql in scan.tries:
         try:
             with driver.database_errors(scan.part.label, name):
                 driver.rows(connection, f"SELECT count({sql}) FROM {scan.source}")
         except MigrationError as exc:
+            if not about_rows(exc):
+                raise
             findings[name] = _culprit(connection, scan, name, sql, exc)
-    for check in scan.checks:
-        if check.column in findings:
-            continue
+    left = [check for check in scan.checks if check.column not in findings]
+    try:
+        total, counts = _count(connection, scan, scan.source, left, ())
+        return total, [*findings.values(), *(_finding(connection, scan, check, count) for check, count in zip(left, counts, strict=True) if count)]
+    except MigrationError as exc:
+        if not about_rows(exc):
+            raise
+    for check in left:
         try:
             with driver.database_errors(scan.part.label, check.column):
                 count = driver.scalar(connection, f"SELECT count(*) FILTER (WHERE {check.sql}) FROM {scan.source}")
             if count:
                 findings[f"{check.column}.{check.rule}.{check.message}"] = _finding(connection, scan, check, count)
         except MigrationError as exc:
-            said = str(exc).partition(f"{check.column}: ")[2]
-            findings[check.column] = Finding(
-                STOP,
-                check.place,
-                check.rule,
-                f"{check.message}: the source cannot tell ({said})",
-                "simplify the constraint or the mapping",
-                scan.target.name,
-                check.column,
-            )
+            message, step = f"{check.message}: the source cannot tell ({said(exc, check.column)})", "simplify the constraint or the mapping"
+            findings[check.column] = Finding(STOP, check.place, check.rule, message, step, scan.target.name, check.column)
     try:
         with driver.database_errors(scan.part.label, "counting its rows"):
             total = driver.scalar(connection, f"SELECT count(*) FROM {scan.base}")
@@ -240,7 +155,7 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
 def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str, error: MigrationError) -> Finding:
     """Return a finding for an expression that raises, with the first key found by halving the rows."""
     cell = scan.values[name].cell
-    rule, said = _RAISED.get(_state(error), "type"), _said(error, name)
+    rule = _RAISED.get(state(error), "type")
     low, high = 0, int(driver.scalar(connection, f"SELECT count(*) FROM {scan.base}"))
     while high - low > 1:
         middle = (low + high) // 2
@@ -253,7 +168,7 @@ def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str,
             high = middle
     keys = driver.rows(connection, f"SELECT {scan.part.key_text} FROM {scan.base} ORDER BY {scan.order} OFFSET {low} LIMIT 1")
     return Finding(
-        STOP, cell.place or scan.part.label, rule, f"at least one row: the source cannot make {cell.type} of it ({said})",
+        STOP, cell.place or scan.part.label, rule, f"at least one row: the source cannot make {cell.type} of it ({said(error, name)})",
         "correct the rows in the source, or write an expression that holds for every row", scan.target.name, name, None, tuple(str(row[0]) for row in keys),
     )  # fmt: skip
 

@@ -22,7 +22,10 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table (or view) of the source; `rows` is the planner's estimate, -1 before the first ANALYZE."""
+    """A table (or view) of the source; `rows` is the planner's estimate, -1 before the first ANALYZE; `size` (bytes) is as old.
+
+    No function that measures a relation is asked: it would wait for a lock.
+    """
 
     name: str
     kind: str
@@ -34,9 +37,15 @@ class SourceTable:
     readable: bool
 
 
+    @property
+    def width(self) -> float:
+        """Return the bytes of a row, roughly; 0 before the first ANALYZE."""
+        return self.size / self.rows if self.rows > 0 else 0.0
+
+
 @dataclass(frozen=True)
 class Reference:
-    """A foreign key of the source; `valid` is false for NOT VALID."""
+    """A foreign key into the schema; `valid` is false for NOT VALID, `schema` and `rows` (an estimate) are its own table's."""
 
     name: str
     table: str
@@ -44,6 +53,8 @@ class Reference:
     parent: str
     parent_columns: tuple[str, ...]
     valid: bool
+    schema: str = ""
+    rows: float = -1
 
 
 @dataclass(frozen=True)
@@ -82,16 +93,16 @@ def read(connection: driver.Connection, schema: str) -> SourceCatalog:
         for name, kind, count, size, readable in driver.rows(connection, _TABLES, (schema,))
     }
     references = tuple(
-        Reference(name, table, tuple(own), parent, tuple(theirs), valid)
-        for name, table, own, parent, theirs, valid in driver.rows(connection, _REFERENCES, (schema,))
+        Reference(name, table, tuple(own), parent, tuple(theirs), valid, home, float(count))
+        for name, table, own, parent, theirs, valid, home, count in driver.rows(connection, _REFERENCES, (schema,))
     )
     return SourceCatalog(schema, tables, references)
 
 
 _TABLES = """
-SELECT c.relname, c.relkind::text, c.reltuples, CASE WHEN c.relkind IN ('r', 'm', 'p') THEN pg_table_size(c.oid) ELSE 0 END,
+SELECT c.relname, c.relkind::text, c.reltuples, (c.relpages + coalesce(t.relpages, 0))::bigint * current_setting('block_size')::int,
        has_any_column_privilege(c.oid, 'SELECT')
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY 1
 """
 _COLUMNS = """
@@ -108,11 +119,12 @@ WHERE n.nspname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AN
 GROUP BY c.relname, i.indexrelid, i.indisprimary ORDER BY 1, 3
 """
 _REFERENCES = """
-SELECT r.conname, c.relname, own.names, p.relname, theirs.names, r.convalidated
-FROM pg_constraint r JOIN pg_class c ON c.oid = r.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_class p ON p.oid = r.confrelid
+SELECT r.conname, c.relname, own.names, p.relname, theirs.names, r.convalidated, h.nspname, c.reltuples
+FROM pg_constraint r JOIN pg_class c ON c.oid = r.conrelid JOIN pg_namespace h ON h.oid = c.relnamespace
+JOIN pg_class p ON p.oid = r.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace
 CROSS JOIN LATERAL (SELECT array_agg(a.attname::text ORDER BY k.place) AS names FROM unnest(r.conkey) WITH ORDINALITY AS k(n, place)
     JOIN pg_attribute a ON a.attrelid = r.conrelid AND a.attnum = k.n) AS own
 CROSS JOIN LATERAL (SELECT array_agg(a.attname::text ORDER BY k.place) AS names FROM unnest(r.confkey) WITH ORDINALITY AS k(n, place)
     JOIN pg_attribute a ON a.attrelid = r.confrelid AND a.attnum = k.n) AS theirs
-WHERE n.nspname = %s AND r.contype = 'f' AND r.conparentid = 0 ORDER BY 2, 1
+WHERE n.nspname = %s AND r.contype = 'f' AND r.conparentid = 0 ORDER BY 7, 2, 1
 """

@@ -1,0 +1,42 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What would make the proof of the snapshot or a rollback impossible, named while it can still be put right."""
+
+from __future__ import annotations
+
+import contextlib
+
+from .. import driver
+from ..context import Context
+from ..errors import MigrationError
+from ..snapshot import database, exchange, obstacles, take
+from .findings import WARN, Finding
+
+RULE = "way back"
+MAINTENANCE_DB = "postgres"
+
+
+def check(context: Context) -> list[Finding]:
+    """Return a warning for each obstacle; the snapshot and the rollback refuse by the same rules."""
+    findings = []
+    for service in context.plan.services:
+        endpoint = context.targets[service]
+        try:
+            lines = obstacles.obstacles(endpoint, MAINTENANCE_DB)
+            with contextlib.closing(database.admin(endpoint, MAINTENANCE_DB)) as connection, driver.database_errors(endpoint.place, "looking at sessions"):
+                lines += [line for line in exchange.standing(connection, endpoint.dbname) if "CREATEDB" not in line]
+        except MigrationError as exc:
+            lines = [f"{exc}; name a database that the role can connect to in rollback_maintenance_db"]
+        findings += [_finding(service, "rollback of whole databases", line) for line in lines]
+    try:
+        server = take.source_proof_place(context, None)
+        findings += [_finding(context.source.name, "proof of the snapshot", line) for line in obstacles.proof_obstacles(context.source, server, MAINTENANCE_DB)]
+    except MigrationError as exc:
+        findings.append(_finding(context.source.name, "proof of the snapshot", f"{exc}; snapshot_proof=false goes without it"))
+    return findings
+
+
+def _finding(place: str, what: str, line: str) -> Finding:
+    message, _, step = line.partition("; ")
+    return Finding(WARN, place, RULE, f"{what}: {message}", step)
