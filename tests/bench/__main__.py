@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from tests.bench import cases, sessions
+from tests.bench.meter import with_cpu
 from tests.bench.plot import bars
 from tests.bench.world import PROJECT, World, world
 
@@ -66,7 +67,7 @@ def alternate(found: World, chosen: dict[str, Case]) -> dict[str, cases.Result]:
     for number in range(REPEATS):
         for name, case in chosen.items():
             print(f"  round {number + 1} of {REPEATS}: {name}", file=sys.stderr, flush=True)
-            results[name].append(case(found))
+            results[name].append(with_cpu(functools.partial(case, found), found.servers))
     return {name: cases.medians(found_results) for name, found_results in results.items()}
 
 

@@ -11,13 +11,11 @@ import pickle
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 from ansible.module_utils.migration import ids, ledger
 from ansible.module_utils.migration.chunks import units
 from ansible.module_utils.migration.contract import Contract
@@ -31,6 +29,7 @@ from ansible.module_utils.migration.driver import (
 from ansible.module_utils.migration.plan import Target
 from ansible.module_utils.migration.quote import ident
 
+from tests.bench.meter import Peak
 from tests.bench.world import (
     NAMESPACE,
     PLAN_TIME,
@@ -52,7 +51,7 @@ def phase(found: World, name: str) -> Result:
     path = found.folder / "context.pickle"
     path.write_bytes(pickle.dumps(found.context))
     child = subprocess.Popen([sys.executable, "-m", "tests.bench.child", name, str(path)], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    peak = _Peak(child.pid)
+    peak = Peak(child.pid)
     output, _ = child.communicate()
     peak.stop()
     if child.returncode != 0:
@@ -64,29 +63,6 @@ def migrate(found: World) -> Result:
     """The transfer into empty tables, with all keys and indexes."""
     empty_targets(found)
     return phase(found, "migrate")
-
-
-class _Peak:
-    """The largest sum of the resident memory (proportional set sizes, so that shared pages count once) of a process tree."""
-
-    def __init__(self, pid: int) -> None:
-        self.mib = 0.0
-        self._pid, self._end = pid, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._end.wait(1.0):
-            try:
-                root = psutil.Process(self._pid)
-                total = sum(process.memory_full_info().pss for process in (root, *root.children(recursive=True)))
-            except psutil.Error:
-                continue
-            self.mib = max(self.mib, total / 2**20)
-
-    def stop(self) -> None:
-        self._end.set()
-        self._thread.join()
 
 
 def limit(found: World) -> Result:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,7 @@ class World:
     bin_dir: Path
     folder: Path
     inventory: Path
+    servers: Mapping[str, int]  # by name, the postmaster's process id
 
 
 @contextlib.contextmanager
@@ -64,7 +65,8 @@ def world(users: int, group_permissions: int, sessions: int = 400) -> Iterator[W
             control=servers["user_service"].endpoint("migration_control"),
             namespace=NAMESPACE,
         )
-        yield World(context, servers["monolith"].bin_dir, folder, inventory)
+        masters = {name: int((server.data / "postmaster.pid").read_text().split()[0]) for name, server in servers.items()}
+        yield World(context, servers["monolith"].bin_dir, folder, inventory, masters)
     finally:
         lab.delete(options, check=False)
         shutil.rmtree(folder, ignore_errors=True)
