@@ -167,6 +167,8 @@ def _not_understood(exc: MigrationError, place: str, doing: str, target: Target,
     column = columns[0] if len(columns) == 1 else ""
     if state(exc) != NO_PRIVILEGE:
         return Finding(STOP, place, "type", message, step, target.name, column)
+    if "row-level security" in message:
+        return Finding(STOP, place, "privilege", message, "ALTER ROLE of the reading role BYPASSRLS (docs/privileges.md)", target.name)
     kind, name = found.groups() if (found := re.match(r"permission denied for (?:materialized )?(\w+) (\S+)", message)) else ("", "")
     grants = {"schema": "USAGE ON SCHEMA", "function": "EXECUTE ON FUNCTION", "table": "SELECT ON", "view": "SELECT ON"}
     grant = f"GRANT {grants[kind]} {name} TO the reading role" if kind in grants else "grant it to the reading role (docs/privileges.md)"
