@@ -38,7 +38,7 @@ def main() -> int:
         for cell in chosen:
             started = time.monotonic()
             try:
-                said = cells.run(cell, programs, options.users).verdict
+                said = cells.run(cell, programs, options.users)
             except Failed as exc:
                 said, failed = f"FAILED: {exc}", failed + 1
             print(f"| {cell.name} | {time.monotonic() - started:.0f} | {said} |", flush=True)

@@ -47,6 +47,11 @@ class Played:
         """Return the sum of `changed=` over the hosts of the recap."""
         return sum(map(int, re.findall(r"\bchanged=(\d+)", self.text)))
 
+    def found(self, pattern: str) -> str:
+        """Return the first match of a pattern in the text, whose lines are joined; empty when there is none."""
+        match = re.search(pattern, " ".join(self.text.split()))
+        return match[0] if match else ""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -57,17 +62,27 @@ class Trial:
     servers: Mapping[str, postgres.PostgresServer]
     programs: Mapping[int, Path]
 
-    def sql(self, host: str, *statements: str, dbname: str | None = None) -> Any:
-        """Run statements as superuser on a host's server; return the last one's first value."""
+    def rows(self, host: str, *statements: str, dbname: str | None = None) -> list[tuple[Any, ...]]:
+        """Run statements as superuser on a host's server; return the last one's rows."""
         name = dbname or {"monolith": "edulink"}.get(host, host)
         connection = driver.connect(self.servers[host].endpoint(name), application_name="tests", autocommit=True)
         try:
             found: list[tuple[Any, ...]] = []
             for statement in statements:
                 found = driver.rows(connection, statement)
-            return found[0][0] if found else None
+            return found
         finally:
             connection.close()
+
+    def sql(self, host: str, *statements: str, dbname: str | None = None) -> Any:
+        """Run statements as superuser on a host's server; return the last one's first value."""
+        found = self.rows(host, *statements, dbname=dbname)
+        return found[0][0] if found else None
+
+    def read(self, host: str, name: str) -> Any:
+        """Return a variable that vars() has set."""
+        lines = (self.inventory / "host_vars" / host / "own.yml").read_text(encoding="utf-8").splitlines()
+        return json.loads(dict(line.split(": ", 1) for line in lines)[name])
 
     def vars(self, host: str, **values: object) -> None:
         """Set inventory variables of a host, or of all when it is `all`."""
@@ -87,7 +102,7 @@ class Trial:
         (self.folder / f"{name}.log").write_text(played.text, encoding="utf-8")
         if played.status != expect:
             raise Failed(f"{name}.yml ended with {played.status} instead of {expect}: {_fault(played.text)}")
-        if says and not re.search(says, " ".join(played.text.split())):
+        if says and not played.found(says):
             raise Failed(f"{name}.yml did not say {says!r}")
         return played
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import driver
 from ..driver import Endpoint
 from ..errors import MigrationError
 
@@ -27,6 +28,10 @@ _SAID = re.compile(r"^\S*pg_\w+: (?:error|fatal): (.*)$", re.MULTILINE)
 # What a server quotes after a colon, in whatever language, or calls a value; a client's own errors hold no rows.
 _QUOTED_VALUE = re.compile(r'((?:ERROR|FATAL|[A-ZÄÖÜÉÈ]{4,}): .*?: )["»„«“].*$|(?<=\bvalue )"[^"]*"')
 FULL = "the disk is full"
+# pg_dump and pg_restore pin most of what matters by themselves; these of a role's own defaults would still end their work.
+_OPTIONS = " ".join(f"-c {name}={driver.escaped(driver.PINNED[name])}" for name in (
+    "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable", "exit_on_error", "idle_session_timeout",
+))  # fmt: skip
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 # pg_restore 17 and newer begin with this, which older servers do not know; nothing else depends on it.
 UNKNOWN_BEFORE_17 = "SET transaction_timeout = 0;"
@@ -120,6 +125,7 @@ def access(endpoint: Endpoint, application_name: str) -> Iterator[Access]:
         "PGSSLCERT": endpoint.sslcert,
         "PGSSLKEY": endpoint.sslkey,
         "PGAPPNAME": application_name,
+        "PGOPTIONS": _OPTIONS,
         "PGCONNECT_TIMEOUT": "10",
         "LC_ALL": "C.UTF-8",
     }

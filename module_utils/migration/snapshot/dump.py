@@ -139,6 +139,7 @@ def dump(
                     [
                         chosen.program("pg_dump"),
                         "--format=directory",
+                        f"--encoding={properties.encoding}",  # the role may have a client_encoding of its own
                         f"--jobs={options.jobs}",
                         f"--snapshot={snapshot}",
                         f"--compress={compression(options.compression, chosen.major)}",

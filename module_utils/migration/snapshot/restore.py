@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -92,7 +93,8 @@ def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: R
     with clients.access(fresh, database.APPLICATION_NAME) as way:
         wanted = clients.run([chosen.program("pg_restore"), "--format=directory", *common, "--file=-", str(folder)], way, fresh.place, "pg_restore")
         role = [f"--role={fresh.session_role}"] if fresh.session_role else []
-        found = clients.run([chosen.program("pg_dump"), *common, *role, "--no-password"], way, fresh.place, "pg_dump")
+        own = [*role, f"--encoding={dumped.properties.encoding}", "--no-password"]
+        found = clients.run([chosen.program("pg_dump"), *common, *own], way, fresh.place, "pg_dump")
     said = _statements if alike else _objects
     missing, added = said(wanted) - said(found), said(found) - said(wanted)
     if not missing and not added:
@@ -108,8 +110,12 @@ def property_differences(wanted: database.Properties, found: database.Properties
 
 
 def _objects(text: str) -> Counter[str]:
-    """Return what pg_dump's comments name; each version writes the same definition in its own way, but names it alike."""
-    return Counter(line.partition("; Owner:")[0] for line in text.splitlines() if line.startswith("-- Name: "))
+    """Return what pg_dump's comments name; each version writes the same definition in its own way, but names it alike.
+
+    The schema public, which every database has, is named only where its owner is not the version's usual one.
+    """
+    named = (line.partition("; Owner:")[0] for line in text.splitlines() if line.startswith("-- Name: "))
+    return Counter(name for name in named if not re.match(r"-- Name: (SCHEMA )?public; Type: (SCHEMA|COMMENT)", name))
 
 
 def _statements(text: str) -> Counter[str]:
