@@ -152,6 +152,10 @@ lines:
   type: list
   elements: str
   returned: success
+sessions:
+  description: Whether the migration wrote sessions that are still in the session store.
+  type: bool
+  returned: when not in check mode
 validation:
   description: Everything, as validation.json keeps it.
   type: dict
@@ -202,6 +206,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "tables": validation["tables"],
         "lines": validation["lines"],
         "validation": validation,
+        "sessions": any(item.outcome != "removed" for item in [control.latest(records, "sessions", migration=live)] if item is not None),
     }
 
 

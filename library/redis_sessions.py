@@ -175,7 +175,8 @@ from ..module_utils.migration import control, driver
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.quote import qualified
-from ..module_utils.migration.sessions.carry import Result, Rules, carry, remove
+from ..module_utils.migration.sessions.announce import TEXT
+from ..module_utils.migration.sessions.carry import Rules, carry, remove
 from ..module_utils.migration.sessions.layout import ENGINES, SERIALIZERS, Layout
 from ..module_utils.migration.sessions.ledger import Ledger
 from ..module_utils.migration.sessions.rows import ServiceRows, service_rows
@@ -212,7 +213,8 @@ def _absent(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[st
     line = f"sessions: {counts['removed']} {to}removed, {counts['service']} kept because the service has changed them, {counts['gone']} had ended"
     if not context.check and any(counts.values()):
         with _control(context) as connection:
-            control.record(connection, "sessions", "removed", counts, migration=control.current(connection), plan_digest=context.plan.digest)
+            detail = {**counts, "remark": line.removeprefix("sessions: ")}
+            control.record(connection, "sessions", "removed", detail, migration=control.current(connection), plan_digest=context.plan.digest)
     return {"changed": any(counts.values()), "counts": counts, "msg": line, "diff": _diff(counts["removed"], 0)}
 
 
@@ -249,12 +251,15 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
                 yield _users(own, context, params)[0], Ledger(store, ledger.layout, rows=rows)
 
         result = carry(source, context.source.schema, users, ledger, rules, write=write, place=context.source.place, crew=crew)
-    if write:
-        _record(context, result)
     counts = result.to_dict()
-    answer = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
+    if write:
+        _record(context, "sessions", "passed", {**counts, "remark": result.remark, "announcement": TEXT})
+    answer: dict[str, Any] = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
     if compare:
-        answer["differences"] = result.written + result.updated + result.removed + result.rows
+        answer["differences"] = differences = result.written + result.updated + result.removed + result.service_rows
+        if not context.check:
+            remark = f"{differences:,} of {result.live:,} live sessions differ from the session store"
+            _record(context, "sessions compared", "failed" if differences else "passed", {**counts, "remark": remark})
     before = result.unchanged + result.updated + result.service + result.removed
     return {**answer, "diff": _diff(before, result.unchanged + result.updated + result.service + result.written)}
 
@@ -303,10 +308,10 @@ def _control(context: Context) -> Iterator[driver.Connection]:
         yield connection
 
 
-def _record(context: Context, result: Result) -> None:
+def _record(context: Context, kind: str, outcome: str, detail: dict[str, Any]) -> None:
     with _control(context) as connection:
-        migration = control.require_open(connection, context.plan.digest)
-        control.record(connection, "sessions", "passed", result.to_dict(), migration=migration, plan_digest=context.plan.digest)
+        migration = control.current(connection)
+        control.record(connection, kind, outcome, detail, migration=migration, plan_digest=context.plan.digest)
 
 
 def _diff(before: int, after: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import redis
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -44,3 +45,9 @@ def tables(host: Any, database: str) -> set[str]:
     """Return the tables of a database outside the catalogs."""
     text = ask(host, database, "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')")
     return set(text.splitlines())
+
+
+def session_store() -> redis.Redis:
+    """Return a client of the lab's session store."""
+    found = variables("sessions")
+    return redis.Redis(**found["session_store_hosts"][0], db=found["session_store_db"], password=found["session_store_password"])

@@ -259,7 +259,14 @@ def to_dict(status: Status) -> dict[str, Any]:
         "plan_matches": migration is None or migration.plan_digest == status.plan_digest,
         "snapshot": bool(migration and migration.snapshot),
         "phases": [
-            {"phase": step.phase, "outcome": step.outcome, "when": _utc(step.when), "services": list(step.services), "this_migration": step.ours}
+            {
+                "phase": step.phase,
+                "outcome": step.outcome,
+                "when": _utc(step.when),
+                "services": list(step.services),
+                "this_migration": step.ours,
+                "remark": str(step.detail.get("remark", "")),
+            }
             for step in status.steps
         ],
         "services": [

@@ -418,9 +418,9 @@ def test_cached_db_gets_a_row_for_each_session_and_keeps_those_that_the_service_
         world.execute(many, signing.encode({}, SECRET))
     options: dict[str, Any] = {"layout": layout, "table": table, "service_secret_key": SERVICE, "workers": workers, "batch": 100}
     everything = "SELECT session_key, session_data, extract(epoch FROM expire_date)::bigint FROM {} ORDER BY 1"
-    assert world.carry(write=False, **options).rows == world.carry(write=False, **options).written
+    assert world.carry(write=False, **options).service_rows == world.carry(write=False, **options).written
     assert world.rows(everything.format("own")) == []
-    assert world.carry(**options).rows == len(world.rows(everything.format("own"))) == len(world.rows(everything.format("django_session")))
+    assert world.carry(**options).service_rows == len(world.rows(everything.format("own"))) == len(world.rows(everything.format("django_session")))
     assert [row[::2] for row in world.rows(everything.format("own"))] == [
         row[::2] for row in world.rows(everything.format("django_session").replace("extract(epoch FROM expire_date)", "floor(extract(epoch FROM expire_date))"))
     ]
@@ -431,14 +431,14 @@ def test_cached_db_gets_a_row_for_each_session_and_keeps_those_that_the_service_
     assert not world.carry(**options).changed
     world.execute("DELETE FROM own WHERE session_key = 'same'")  # as if the run had been killed between the store and the table
     foreseen = world.carry(write=False, **options)
-    assert (foreseen.rows, foreseen.written, foreseen.changed) == (1, 0, True)
-    assert world.carry(**options).rows == 1
+    assert (foreseen.service_rows, foreseen.written, foreseen.changed) == (1, 0, True)
+    assert world.carry(**options).service_rows == 1
     world.execute("UPDATE own SET session_data = %s WHERE session_key = 'saved'", signing.encode({"cart": "the service's"}, SERVICE, stamp="1tR0Q0"))
     world.add("changed", logged_in(1, cart=[2]))
     world.add("saved", logged_in(1, cart=["the monolith's"]))
     world.execute("DELETE FROM django_session WHERE session_key = 'logout'")
     result = world.carry(**options)
-    assert (result.updated, result.removed, result.rows) == (2, 1, 1)
+    assert (result.updated, result.removed, result.service_rows) == (2, 1, 1)
     kept = dict(row[:2] for row in world.rows(everything.format("own")))
     assert "logout" not in kept
     assert signing.decoder([SERVICE])(kept["changed"])["cart"] == [2]

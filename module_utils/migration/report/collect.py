@@ -182,6 +182,7 @@ def _phase(record: Record) -> dict[str, Any]:
         "service": str(record.detail.get("service", "")),
         "runner": str(record.detail.get("runner", "")),
         "error": str(record.detail.get("error", "")),
+        "remark": str(record.detail.get("remark", "")),
         "plan_digest": record.plan_digest,
     }
 

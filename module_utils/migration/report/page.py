@@ -93,7 +93,8 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> str:
 def _phases(phases: Sequence[Mapping[str, Any]]) -> str:
     if not phases:
         return ""
-    rows = [[_where(item), _tag(item["outcome"]), item["when"], item["seconds"], item["error"] or item["runner"]] for item in phases[-MOST:]]
+    shown = [(item, item["error"] or item.get("remark") or item["runner"]) for item in phases[-MOST:]]
+    rows = [[_where(item), _tag(item["outcome"]), item["when"], item["seconds"], remark] for item, remark in shown]
     return "<h2>What was done</h2>" + _grid(("Phase", "Outcome", "When", "Seconds", "Remark"), rows)
 
 

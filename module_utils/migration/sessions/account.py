@@ -74,7 +74,7 @@ class Result:
     ended_in_service: int
     removed: int
     indexed: int
-    rows: int
+    service_rows: int
     backends: Mapping[str, int]
     examples: Mapping[str, Sequence[str]]
     seconds: float
@@ -82,7 +82,16 @@ class Result:
     @property
     def changed(self) -> bool:
         """Tell whether the store changed, or would."""
-        return bool(self.written or self.updated or self.removed or self.indexed or self.rows)
+        return bool(self.written or self.updated or self.removed or self.indexed or self.service_rows)
+
+    @property
+    def remark(self) -> str:
+        """Return what the report says beside the phase."""
+        rejected = sum(self.rejected.values())
+        return (
+            f"{self.carried:,} of {self.live:,} live sessions carried, {self.authenticated:,} of users; left behind: {self.not_migrated:,} of users not"
+            f" migrated, {self.outdated:,} outdated, {rejected:,} rejected"
+        )
 
     def line(self, *, wrote: bool) -> str:
         """Return an operator's line; without `wrote` it tells what would be done."""
@@ -121,7 +130,7 @@ class Tally:
         self.examples: dict[str, list[str]] = {}
         self.removed = 0
         self.indexed = 0
-        self.rows = 0
+        self.service_rows = 0
 
     def leave(self, reason: str, session_key: str) -> None:
         """Count a session that is not carried."""
@@ -142,7 +151,7 @@ class Tally:
             self.examples[reason] = (self.examples.get(reason, []) + named)[:NAMED]
         self.removed += other.removed
         self.indexed += other.indexed
-        self.rows += other.rows
+        self.service_rows += other.service_rows
 
     def result(self, size: Size, seconds: float) -> Result:
         """Return the sum; MigrationError when a session is unaccounted for."""
@@ -163,7 +172,7 @@ class Tally:
             **code,
             removed=self.removed,
             indexed=self.indexed,
-            rows=self.rows,
+            service_rows=self.service_rows,
             backends=dict(sorted(self.backends.items())),
             examples={reason: list(named) for reason, named in sorted(self.examples.items())},
             seconds=round(seconds, 3),

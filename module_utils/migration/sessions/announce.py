@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+TEXT = (
+    "We are moving our accounts to a new system. You stay logged in and your password stays the same."
+    " If you asked for a link to reset your password and have not used it yet, it will stop working with the move:"
+    ' please use it before, or afterwards ask for a new one with "Forgot password".'
+)
 FINDING = "outstanding password-reset links carry the integer id of a user and will not work after cutover"
 
 
@@ -18,9 +23,4 @@ def reset_links(timeout_seconds: int, waiting: int | None = None) -> tuple[str, 
     days = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
     counted = f"; {waiting} were mailed in that time" if waiting is not None else "; Django keeps no list of them, so they cannot be counted"
     finding = f"{FINDING} (each lives {days}{counted}); announce it, or stop mailing links {days} before cutover"
-    text = (
-        "We are moving our accounts to a new system. You stay logged in and your password stays the same."
-        " If you asked for a link to reset your password and have not used it yet, it will stop working with the move:"
-        ' please use it before, or afterwards ask for a new one with "Forgot password".'
-    )
-    return finding, text
+    return finding, TEXT

@@ -37,7 +37,7 @@ def _store(ledger: Ledger, rules: Rules, tally: Tally, items: list[Item], droppe
         tally.codes.update(said)
         ours = [item for item, code in zip(items, said, strict=True) if code in scripts.UNCHANGED + scripts.WRITTEN + scripts.UPDATED]
         if ledger.rows is not None:
-            tally.rows += ledger.rows.put([ServiceRow(item.session_key, item.row, item.expires) for item in ours], write=write)
+            tally.service_rows += ledger.rows.put([ServiceRow(item.session_key, item.row, item.expires) for item in ours], write=write)
         if rules.user_index:
             _index(ledger, rules.user_index, tally, [item for item in ours if item.user], write)
     if dropped:

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import pytest
-from molecule_databases import INVENTORY, PROJECT, ask, variables
+from molecule_databases import INVENTORY, PROJECT, ask, session_store, variables
 
 
 def one_id(entity: str, key: int) -> str:
@@ -62,3 +62,24 @@ def test_the_id_map_is_complete_and_exported(host: Any) -> None:
 def test_the_report_says_that_nothing_differs() -> None:
     (found,) = (PROJECT / "artifacts" / INVENTORY.name).glob("*/validation.json")
     assert json.loads(found.read_text(encoding="utf-8"))["differences"] == 0
+
+
+def test_every_live_session_of_a_migrated_user_is_in_the_store(host: Any) -> None:
+    record = "SELECT outcome || '|' || detail::text FROM migration.records WHERE kind = '{}' ORDER BY id DESC LIMIT 1"
+    outcome, _, text = ask(host, "migration_control", record.format("sessions")).partition("|")
+    counts = json.loads(text)
+    live = int(ask(host, "monolith", "SELECT count(*) FROM django_session WHERE expire_date > now()"))
+    assert outcome == "passed"
+    assert 0 <= counts["live"] - live <= 2  # one may have ended since
+    assert counts["live"] == counts["carried"] + counts["not_migrated"] + counts["outdated"] + sum(counts["rejected"].values())
+    with session_store() as store:
+        assert 0 <= counts["carried"] - len(store.keys(":1:django.contrib.sessions.cache*")) <= 2
+    assert ask(host, "migration_control", record.format("sessions compared")).startswith("passed")
+
+
+def test_no_report_names_a_session(host: Any) -> None:
+    keys = ask(host, "monolith", "SELECT session_key FROM django_session").split()
+    files = [path.read_text(encoding="utf-8") for path in (PROJECT / "artifacts" / INVENTORY.name).rglob("*") if path.suffix in (".json", ".html", ".csv")]
+    assert len(keys) > 100
+    assert any("live sessions carried" in text for text in files)
+    assert not [key for key in keys if any(key in text for text in files)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from molecule_databases import ask, tables
+from molecule_databases import ask, session_store, tables
 
 
 @pytest.mark.parametrize("database", ["auth_service", "user_service"])
@@ -24,3 +24,8 @@ def test_the_monolith_was_not_written(host: Any) -> None:
 
 def test_the_migration_is_closed_on_record(host: Any) -> None:
     assert ask(host, "migration_control", "SELECT DISTINCT state FROM migration.migrations") == "rolled_back"
+
+
+def test_no_session_is_left_in_the_store() -> None:
+    with session_store() as store:
+        assert store.dbsize() == 0
