@@ -23,6 +23,11 @@ SELECT DISTINCT pg_get_userbyid(owner) FROM (
 WHERE owner NOT IN (SELECT nspowner FROM pg_namespace WHERE nspname = 'public')
 """
 
+_TABLESPACES = """
+SELECT quote_ident(spcname) FROM pg_tablespace t JOIN pg_database d ON d.dattablespace = t.oid
+WHERE d.datname = %s AND spcname <> 'pg_default' AND NOT has_tablespace_privilege(t.oid, 'CREATE')
+"""
+
 
 def owners(connection: driver.Connection) -> list[str]:
     """Return the roles that own something in the connection's database."""
@@ -60,6 +65,8 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
             lines.append(f"the role {user} is not a member of {owner}, who owns the database; GRANT {owner} TO {user}")
         if not driver.scalar(connection, "SELECT pg_has_role(current_user, 'pg_signal_backend', 'USAGE')"):
             lines.append(f"the role {user} may not end others' sessions; GRANT pg_signal_backend TO {user}")
+        spaces = driver.rows(connection, _TABLESPACES, (endpoint.dbname,))
+        lines += [f"the role {user} may not use the tablespace {name}; GRANT CREATE ON TABLESPACE {name} TO {user}" for (name,) in spaces]
         others = sorted({item.role for item in database.read(connection, endpoint.dbname).settings} - {"", user})
         if others:
             lines.append(f"the database has settings for {', '.join(others)}, which only a superuser can give again; ALTER ROLE ... IN DATABASE ... RESET ALL")
@@ -77,6 +84,35 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
             lines.append(f"only a superuser can make the extensions {names} again; have a superuser roll back, or use rollback_scope=data")
         if driver.scalar(connection, "SELECT EXISTS (SELECT FROM pg_publication WHERE puballtables) OR EXISTS (SELECT FROM pg_event_trigger)"):
             lines.append("only a superuser can make event triggers and publications FOR ALL TABLES again; drop them meanwhile")
+    return lines
+
+
+def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> list[str]:
+    """Return what would keep the source's dump from being restored on another server, for its proof; a line each with the remedy."""
+    with contextlib.closing(_login(source)) as connection, driver.database_errors(source.place, "looking at extensions"):
+        used = [name for (name,) in driver.rows(connection, "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1")]
+        events = driver.scalar(connection, "SELECT count(*) FROM pg_event_trigger")
+    with contextlib.closing(database.admin(server, maintenance_db)) as connection, driver.database_errors(server.place, "looking at extensions"):
+        superuser, creates = driver.rows(connection, "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")[0]
+        known = dict(
+            driver.rows(
+                connection,
+                "SELECT a.name, v.trusted FROM pg_available_extensions a JOIN pg_available_extension_versions v"
+                " ON v.name = a.name AND v.version = a.default_version WHERE a.name = ANY(%s)",
+                (used,),
+            )
+        )
+    where, step = f"on {server.name}'s server", "name another one in snapshot_proof_server"
+    lines = [f"{source.name} has the extension {name}, which is not installed {where}; install it there or {step}" for name in used if name not in known]
+    if superuser:
+        return lines
+    if not creates:
+        lines.append(f"the role {server.user} may not make databases {where}; ALTER ROLE {server.user} CREATEDB")
+    untrusted = [name for name in used if known.get(name) is False]
+    if untrusted:
+        lines.append(f"only a superuser can make the extensions {', '.join(untrusted)} of {source.name} {where}; {step}, with a superuser's login")
+    if events:
+        lines.append(f"only a superuser can make the event triggers of {source.name} {where}; {step}, with a superuser's login")
     return lines
 
 

@@ -48,7 +48,9 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
         _shut_out_transfer(target, endpoint)
         driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
         with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
-        for item in children_first(target, [item for item in context.plan.of(service) if not item.bookkeeping]):
+        mapped = [item for item in context.plan.of(service) if not item.bookkeeping]
+        lent = _lend_indexes(target, mapped)
+        for item in children_first(target, mapped):
             if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
                 continue
             _load_ids(context, source, target, item, with_map)
@@ -58,12 +60,40 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
                 cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE {identity} = ours.id")
                 removed[item.name] = cursor.rowcount
             driver.rows(target, f"TRUNCATE {_IDS}")
+        for name in lent:
+            driver.rows(target, f"DROP INDEX {name}")
         if driver.scalar(target, "SELECT to_regnamespace(%s)", (BOOKKEEPING,)) is None:
             driver.rows(target, f"CREATE SCHEMA {ident(kept_schema(migration))}")
         else:
             driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(kept_schema(migration))}")
         target.commit()
     return removed
+
+
+_UNINDEXED = """
+SELECT DISTINCT quote_ident(n.nspname), c.oid::regclass::text,
+    (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.place)
+     FROM unnest(f.conkey) WITH ORDINALITY AS k (number, place) JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number)
+FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE f.contype = 'f' AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE')
+AND f.confrelid = ANY(SELECT to_regclass(name) FROM unnest(%s) AS names (name))
+AND NOT EXISTS (
+    SELECT FROM pg_index i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL
+    AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey)
+"""
+
+
+def _lend_indexes(target: driver.Connection, mapped: Sequence[Target]) -> list[str]:
+    """Index the foreign keys that refer to these tables and have no index, until the end of the transaction; return the indexes' names.
+
+    For each deleted row PostgreSQL looks for rows that refer to it: without an index that is a scan of the whole table each time.
+    """
+    lent = []
+    for number, (schema, table, columns) in enumerate(driver.rows(target, _UNINDEXED, ([item.qualified for item in mapped],))):
+        name = f"migration_rollback_{number}"
+        driver.rows(target, f"CREATE INDEX {name} ON {table} ({columns})")
+        lent.append(f"{schema}.{name}")
+    return lent
 
 
 def _shut_out_transfer(target: driver.Connection, endpoint: Endpoint) -> None:

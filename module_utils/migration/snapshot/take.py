@@ -109,7 +109,7 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
     available = clients.candidates(options.dump.bin_dir)
     surveys = [survey(endpoint, options.dump, available) for _, endpoint in sides(context)]
     _refuse_half_migrated(context)
-    if options.proof and options.proof_server is None and (faults := no_way_back(context, options)):
+    if options.proof and (faults := unprovable(context, options)):
         raise MigrationError(f"the snapshot could not be proven: {'; '.join(faults)}")
     check_space(options.root, needed(surveys, options))
     try:
@@ -147,6 +147,13 @@ def no_way_back(context: Context, options: TakeOptions) -> list[str]:
     """Return what would make a rollback of whole databases impossible, a line for each service; it may well be put right later."""
     found = {service: obstacles.obstacles(context.targets[service], options.restore.maintenance_db) for service in context.plan.services}
     return [f"{service} could not be rolled back: {'; '.join(lines)}" for service, lines in found.items() if lines]
+
+
+def unprovable(context: Context, options: TakeOptions) -> list[str]:
+    """Return what would make the proof impossible."""
+    server = source_proof_place(context, options.proof_server)
+    faults = obstacles.proof_obstacles(context.source, server, options.restore.maintenance_db)
+    return faults if options.proof_server is not None else [*faults, *no_way_back(context, options)]
 
 
 def sides(context: Context) -> list[tuple[str, Endpoint]]:
@@ -261,16 +268,21 @@ def _prove_one(context: Context, options: TakeOptions, item: Dumped, folder: Pat
 
 def proof_place(context: Context, proof_server: Endpoint | None, item: Dumped) -> tuple[Endpoint, bool]:
     """Return the server on which a dump is proven, never the source's, and whether it is not the dump's own."""
+    if proof_server is None and item.side == "target":
+        return context.targets[item.name], False
+    return source_proof_place(context, proof_server), True
+
+
+def source_proof_place(context: Context, proof_server: Endpoint | None) -> Endpoint:
+    """Return the server on which the source's dump is proven; MigrationError when only the source's own would be left."""
     if proof_server is not None:
         if (proof_server.host, proof_server.port) == (context.source.host, context.source.port):
             raise MigrationError(f"snapshot_proof_server {proof_server.name} is the source's own server; name another one")
-        return proof_server, True
-    if item.side == "target":
-        return context.targets[item.name], False
+        return proof_server
     for service in context.plan.services:
         other = context.targets[service]
         if (other.host, other.port) != (context.source.host, context.source.port):
-            return other, True
+            return other
     raise MigrationError("every target is on the source's own server, where nothing is ever restored; name another one in snapshot_proof_server")
 
 
