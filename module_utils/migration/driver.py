@@ -47,6 +47,7 @@ PINNED: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": "0",
     "statement_timeout": "0",
     "lock_timeout": "0",
+    "jit": "off",  # compiling the long expressions of a projection takes longer than running them for a chunk
     # The server's side: a runner that vanishes gives its locks back within a minute.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -54,6 +55,7 @@ PINNED: Mapping[str, str] = {
 }
 CONNECT_TIMEOUT = 10  # seconds
 HAS_TRANSACTION_TIMEOUT = 170000
+POOLER = "a pooler stands in between: name the server itself as login_host and login_port in"
 
 ENDPOINT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -197,9 +199,11 @@ def connect(
         )
     except psycopg2.Error as exc:
         cause = " ".join(str(exc).split())
-        raise MigrationError(
-            f"cannot connect to {endpoint.place}: {cause}; check login_* and ssl_* in host_vars/{endpoint.name}"
-        ) from exc
+        step = POOLER if "startup parameter" in cause else "check login_* and ssl_* in"
+        raise MigrationError(f"cannot connect to {endpoint.place}: {cause}; {step} host_vars/{endpoint.name}") from exc
+    if connection.info.parameter_status("IntervalStyle") != PINNED["IntervalStyle"]:  # the server reports it by itself; nobody has it by default
+        connection.close()
+        raise MigrationError(f"{endpoint.place}: the settings that a session must have did not arrive at the server; {POOLER} host_vars/{endpoint.name}")
     if connection.server_version >= HAS_TRANSACTION_TIMEOUT:  # an older server would refuse it as a startup setting
         connection.autocommit = True
         with database_errors(endpoint.place, "pinning the session's settings"):
