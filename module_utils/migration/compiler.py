@@ -68,8 +68,9 @@ def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Min
     names = tuple(column.name for column in spec.columns)
     id_column = _id_column(mapping, spec)
     parts = tuple(_part(mapping.service, mapping.table, mapping.path, part, spec, id_column, minters, mapping.policies) for part in mapping.parts)
+    judged = {*names, *(column for part in mapping.parts for column in part.parents)}
     for policy in mapping.policies:
-        if policy.column not in names:
+        if policy.column not in judged:
             raise MigrationError(f"{policy.place}: {mapping.service}.{mapping.table} has no column {policy.column!r}{suggest(policy.column, names)}")
     return Target(
         service=mapping.service,

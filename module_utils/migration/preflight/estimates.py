@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .. import driver
-from ..plan import between
+from ..plan import between, none_of
 from ..quote import ident
 from .contract_checks import PartScan
 from .findings import INFO, WARN, Finding
+from .rejects import Reject
 from .source_catalog import SourceTable
 
 SAMPLE = 20_000  # rows of each part that are timed
@@ -75,15 +76,17 @@ class _Counter:
         return len(data)
 
 
-def sample(connection: driver.Connection, scan: PartScan, schema: str, rows: int) -> PartEstimate:
-    """Return a part's estimate from timing its first chunk."""
+def sample(connection: driver.Connection, scan: PartScan, schema: str, rows: int, refused: Sequence[str] = ()) -> PartEstimate:
+    """Return a part's estimate from timing its first chunk, without the `refused` keys."""
     part = scan.part
     counter = _Counter()
     with driver.database_errors(part.label, "timing a sample"):
         bound = _sample_bound(connection, scan, rows)
         start = time.monotonic()
         with connection.cursor() as cursor:
-            cursor.copy_expert(f"COPY ({part.select(schema, between(None, bound, nulls=True))}) TO STDOUT (FORMAT binary)", counter)
+            inside = part.select(schema, between(None, bound, nulls=True))
+            kept = f" AND {none_of(refused)(part.key_text)}" if refused else ""
+            cursor.copy_expert(f"COPY ({inside}{kept}) TO STDOUT (FORMAT binary)", counter)
             copied = max(cursor.rowcount, 0)
         seconds = time.monotonic() - start
     factor = rows / copied if copied else 0.0
@@ -105,9 +108,14 @@ def estimate(
     rows: Mapping[tuple[str, str], int],
     source_size: int,
     sessions: SourceTable | None = None,
+    aside: Sequence[Reject] = (),
 ) -> Estimates:
-    """Return all estimates; `source_size` are the bytes of the source's database, `sessions` is its table of sessions."""
-    parts = tuple(sample(connection, scan, schema, rows.get((scan.target.name, scan.part.name), 0)) for scan in scans)
+    """Return all estimates; `source_size` are the bytes of the source's database, `sessions` its table of sessions, `aside` stays behind."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    for item in aside:
+        refused.setdefault((item.target, item.part), []).append(item.source_key)
+    places = [(scan, (scan.target.name, scan.part.name)) for scan in scans]
+    parts = tuple(sample(connection, scan, schema, rows.get(place, 0), refused.get(place, ())) for scan, place in places)
     seconds = sum(part.seconds for part in parts)
     carried = sum(part.bytes for part in parts)
     total = sum(part.rows for part in parts)

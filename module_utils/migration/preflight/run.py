@@ -138,9 +138,15 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
             findings += scanned.findings
             rows = scanned.rows
             lap("contract")
+            aside: tuple[rejects.Reject, ...] = ()
+            if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
+                pace.breathe()
+                found, extra["quarantine"], aside = _quarantine(context, plan_time, options.quarantine_cap)
+                findings += found
+                lap("quarantine")
             if stops(findings) == 0:
                 pace.breathe()
-                expected = estimates.estimate(source, scanned.scans, context.source.schema, rows, source_server.size, sessions)
+                expected = estimates.estimate(source, scanned.scans, context.source.schema, rows, source_server.size, sessions, aside)
                 extra["estimates"] = expected.to_dict()
                 findings += estimates.check_space(expected, options.space_folder)
                 findings += estimates.check_servers_space(expected, targets, context.targets)
@@ -148,22 +154,17 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
             pace.breathe()
             findings += collisions.check(context, source, scanned.scans, GENTLE)
             lap("collisions")
-            if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
-                pace.breathe()
-                found, extra["quarantine"] = _quarantine(context, plan_time, options.quarantine_cap)
-                findings += found
-                lap("quarantine")
         except Impatient as exc:
             findings.append(Finding(STOP, "preflight", "pressure", str(exc), "run it again when it is over, or allow more in preflight_limits"))
     return Report(ordered(findings), rows, clock, extra)
 
 
-def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Finding], list[dict[str, Any]]]:
-    """Return how many rows stay behind by policy, for each target and rule."""
+def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Finding], list[dict[str, Any]], tuple[rejects.Reject, ...]]:
+    """Return how many rows stay behind by policy, for each target and rule, and which."""
     try:
         kept = rejects.compute(context, plan_time=plan_time, cap=cap, settings=GENTLE)
     except MigrationError as exc:
-        return [Finding(STOP, "policies", "quarantine", str(exc), "correct the source, or choose other policies")], []
+        return [Finding(STOP, "policies", "quarantine", str(exc), "correct the source, or choose other policies")], [], ()
     counts = Counter((item.target, item.part, item.rule, item.column_name) for item in kept)
     step = "docs/preflight.md says how a corrected row is brought in"
     findings = [
@@ -172,7 +173,7 @@ def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Findin
         if not target.endswith(".id_map")
     ]
     listed = [{"target": key[0], "part": key[1], "rule": key[2], "column": key[3], "rows": number} for key, number in counts.items()]
-    return findings, listed
+    return findings, listed, kept
 
 
 def _drift(context: Context) -> list[Finding]:
