@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`make bench-rollback`: the seconds of snapshot, proof and rollback in both scopes, through the playbooks, on servers with their default durability.
 
-Environment: BENCH_USERS (1000000). Writes artifacts/bench/rollback.json: wall seconds of each playbook and, from the
+Environment: BENCH_USERS (1000000), BENCH_SCOPES (databases,data). Writes artifacts/bench/rollback.json: wall seconds of each playbook and, from the
 migration's own records, of each step in it.
 """
 
@@ -23,6 +23,7 @@ from ansible.module_utils.migration.control import Record
 from tests.bench.world import PROJECT, World, world
 
 USERS = int(os.environ.get("BENCH_USERS", "1000000"))
+SCOPES = os.environ.get("BENCH_SCOPES", "databases,data").split(",")
 REPORT = PROJECT / "artifacts" / "bench" / "rollback.json"
 MIGRATE = ("schema", "migrate", "index")
 
@@ -73,7 +74,7 @@ def main() -> None:
     """Measure both scopes, print, write the report."""
     result: dict[str, Any] = {"users": USERS, "processors": os.cpu_count()}
     with world(USERS, group_permissions=0) as found:
-        for scope in ("databases", "data"):
+        for scope in SCOPES:
             result[scope] = go(found, scope)
             print(json.dumps({scope: result[scope]}, indent=1), flush=True)
     REPORT.parent.mkdir(parents=True, exist_ok=True)

@@ -265,6 +265,21 @@ def test_the_source_is_never_restored_on_its_own_server(walk: Walk) -> None:  # 
     assert snapshots(walk) == []
 
 
+def test_a_snapshot_can_be_proven_on_a_server_of_its_own_without_rights_on_the_services(walk: Walk) -> None:  # noqa: F811
+    ask(walk.superuser, f"ALTER ROLE {walk.context.targets['user_service'].user} NOCREATEDB")
+    ask(walk.monolith, "CREATE EXTENSION pageinspect; CREATE PUBLICATION everything FOR ALL TABLES")
+    ordinary = replace(walk.context.targets["auth_service"], name="proof", session_role=None)
+    with pytest.raises(MigrationError, match=r"not be proven: .*only a superuser can make the extensions pageinspect of monolith .*snapshot_proof_server"):
+        take.take(walk.context, walk.taking(proof=True, proof_server=ordinary))
+    assert not walk.root.exists()
+    server = replace(walk.superuser, name="proof")
+    before = ask(server, "SELECT count(*) FROM pg_database")
+    take.take(walk.context, walk.taking(proof=True, proof_server=server))
+    proof = walk.history(PROOF)[0]
+    assert [(item["name"], item["server"]) for item in proof.detail["databases"]] == [(name, "proof") for name in ("monolith", "auth_service", "user_service")]
+    assert ask(server, "SELECT count(*) FROM pg_database") == before
+
+
 def test_an_old_client_is_refused_by_name(walk: Walk, tmp_path: Path) -> None:  # noqa: F811
     old = tmp_path / "old"
     old.mkdir()

@@ -59,3 +59,15 @@ def test_a_limit_that_empties_a_later_play_is_an_error(tmp_path: Path) -> None:
 
 def test_a_mistyped_inventory_is_an_error(tmp_path: Path) -> None:
     assert play(tmp_path, ["runners"], "-i", "inventories/prd")[0] != 0
+
+
+def test_a_rollback_may_be_limited_to_one_service() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", "playbooks/rollback.yml", "--limit", "user_service", "--list-hosts"],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line.strip() for line in done.stdout.splitlines() if line.startswith("      ")] == ["user_service", "user_service"]

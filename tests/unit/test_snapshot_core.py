@@ -83,6 +83,33 @@ def test_an_error_of_a_client_says_no_value(stderr: str, said: str) -> None:
     assert clients.said(stderr, 3) == said
 
 
+def test_newer_clients_may_restore_into_an_older_server_but_for_one_setting() -> None:
+    ours = f"pg_restore: error: could not execute query: ERROR:  unknown\nCommand was: {clients.UNKNOWN_BEFORE_17}\n\n"
+    other = "pg_restore: error: could not execute query: ERROR:  no such role\nCommand was: ALTER TABLE t OWNER TO r;\n"
+    assert "error" not in clients.without(ours + ours, clients.UNKNOWN_BEFORE_17)
+    assert clients.said(clients.without(ours + other + ours, clients.UNKNOWN_BEFORE_17), 1) == "could not execute query: ERROR: no such role"
+
+
+def test_clients_that_compress_as_wanted_are_chosen_though_older_ones_would_do() -> None:
+    both = [Clients(Path("/a"), 15, "15.4"), Clients(Path("/b"), 16, "16.2")]
+    assert clients.choose(both, 15, "here", least=16, reason="snapshot_compression is zstd").version == "16.2"
+    with pytest.raises(MigrationError, match=r"snapshot_compression is zstd, which takes clients of PostgreSQL 16 .*install postgresql-client-16"):
+        clients.choose(both[:1], 15, "here", least=16, reason="snapshot_compression is zstd")
+
+
+def test_what_a_killed_run_left_open_is_removed_by_the_next_and_what_another_uses_is_not(tmp_path: Path) -> None:
+    left = tmp_path / f"{retention.PASSING}left"
+    left.mkdir()
+    (left / "dump").write_text("personal")
+    with retention.passing(tmp_path) as first:
+        assert not left.exists()
+        assert first.stat().st_mode & 0o777 == 0o700
+        with retention.passing(tmp_path) as second:
+            assert first.is_dir()
+            assert second != first
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_client_is_said_so() -> None:
     assert clients.said("", -9) == "it was ended by signal SIGKILL"
 

@@ -106,11 +106,12 @@ class Walk:
         digest = "SELECT count(*) || ' ' || md5(coalesce(string_agg(md5(t::text), '' ORDER BY md5(t::text)), '')) FROM {} AS t"
         return {table: ask(endpoint, digest.format(table)) for table in tables or []}
 
-    def superuser_drops(self, role: str, dbname: str) -> None:
-        """Drop a database with all that a role has in it, then the role."""
+    def superuser_drops(self, role: str | None, dbname: str) -> None:
+        """Drop a database and those derived from it, then the role that has something in it."""
         for name in [name for name in self.databases() if name.startswith(dbname)]:
             ask(self.superuser, f"DROP DATABASE {ident(name)} WITH (FORCE)")
-        ask(self.superuser, f"DROP ROLE {ident(role)}")
+        if role:
+            ask(self.superuser, f"DROP ROLE {ident(role)}")
 
     def databases(self) -> set[str]:
         """Return the names of the services' server's databases that belong to this environment."""

@@ -1,0 +1,67 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A rehearsal works on copies that it made itself, and its record says how it ended. The whole walk is molecule's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible.module_utils.migration import control
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.snapshot import rehearse
+from ansible.module_utils.migration.snapshot.rehearse import KIND, RehearseOptions
+
+from tests.walk.environment import Walk, ask, die_in, dying
+from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
+
+
+def options(place: Walk) -> RehearseOptions:
+    return RehearseOptions("_rehearsal", place.root / "rehearsal", place.taking().dump, place.restoring())
+
+
+def rehearsed(place: Walk) -> set[str]:
+    return {name for name in place.databases() if "_rehearsal" in name}
+
+
+def outcomes(place: Walk) -> list[str]:
+    return [item.outcome for item in reversed(place.history(KIND))]
+
+
+def test_a_database_that_no_rehearsal_made_is_never_dropped(walk: Walk) -> None:  # noqa: F811
+    name = walk.context.targets["user_service"].dbname + "_rehearsal"
+    ask(walk.superuser, f"CREATE DATABASE {name}")
+    with pytest.raises(MigrationError, match=rf"{name}\): the database exists already, and no rehearsal has left it"):
+        rehearse.begin(walk.context, options(walk))
+    assert rehearsed(walk) == {name}
+    assert outcomes(walk) == []
+
+
+def test_a_name_that_postgresql_would_cut_to_that_of_another_database_is_refused(walk: Walk) -> None:  # noqa: F811
+    long = replace(walk.context.targets["user_service"], dbname="d" * 63)
+    context = replace(walk.context, targets={**walk.context.targets, "user_service": long})
+    with pytest.raises(MigrationError, match=r"_rehearsal is longer than a database's name may be \(63 bytes\); choose a shorter rehearse_suffix"):
+        rehearse.begin(context, options(walk))
+
+
+@pytest.mark.parametrize(("function", "call"), [("restore", 1), ("restore", 2), ("_drop", 1)])
+def test_a_killed_rehearsal_is_on_record_as_failed_and_the_next_begins_anew(
+    walk: Walk, monkeypatch: pytest.MonkeyPatch, function: str, call: int  # noqa: F811
+) -> None:
+    real: dict[str, Any] = {name: walk.content(name) for name in walk.context.plan.services}
+    with monkeypatch.context() as patch:
+        patch.setattr(rehearse, function, dying(getattr(rehearse, function), call, after=True))
+        die_in(lambda: rehearse.begin(walk.context, options(walk)))
+    rehearse.begin(walk.context, options(walk))
+    assert outcomes(walk) == ["begun", "failed", "begun"]
+    assert len(rehearsed(walk)) == 2
+    assert list((walk.root / "rehearsal").iterdir()) == [], "no dump of the services is left"
+    assert {name: walk.content(name) for name in walk.context.plan.services} == real
+    copies = rehearse.copies(walk.context, "_rehearsal")
+    assert control.connect(copies.control).closed == 0
+    with pytest.raises(MigrationError, match="no rollback was rehearsed"):
+        rehearse.finish(walk.context, options(walk))
+    assert outcomes(walk)[-1] == "failed"
+    ask(walk.superuser, f"DROP DATABASE {copies.control.dbname} WITH (FORCE)")
