@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ansible.module_utils.migration import ids, ledger
+import psycopg2.extensions
+from ansible.module_utils.migration import build, ids, ledger
 from ansible.module_utils.migration.chunks import units
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.driver import (
@@ -186,11 +187,15 @@ def row_by_row(found: World) -> Result:
     """All rows read into Python and inserted one by one, into tables that have their keys and indexes."""
     empty_targets(found)
     context = found.context
+    for service, data in context.plan.contracts:
+        build.build(context.targets[service], Contract.from_dict(data))
+    as_text = psycopg2.extensions.new_type((1082, 1114, 1184), "AS_TEXT", lambda value, _cursor: value)  # Python has no years BC
     count = 0
     start = time.monotonic()
     for service in context.plan.services:
         target_connection = connect(context.targets[service], application_name="bench")
         source_connection = context.connect_source("bench", plan_time=PLAN_TIME)
+        psycopg2.extensions.register_type(as_text, source_connection)
         for unit in units(context.plan, service):
             if unit.target.bookkeeping:
                 continue
