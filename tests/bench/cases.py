@@ -188,7 +188,7 @@ def row_by_row(found: World) -> Result:
     empty_targets(found)
     context = found.context
     for service, data in context.plan.contracts:
-        build.build(context.targets[service], Contract.from_dict(data))
+        build.build(context.targets[service], Contract.from_dict(data), kinds=("primary_key", "unique", "index"))
     as_text = psycopg2.extensions.new_type((1082, 1114, 1184), "AS_TEXT", lambda value, _cursor: value)  # Python has no years BC
     count = 0
     start = time.monotonic()
