@@ -153,6 +153,7 @@ from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.reconcile import reconcile
+from ..module_utils.migration.stopping import stop_with_ansible
 from ..module_utils.migration.throttle import Limits
 from ..module_utils.migration.transfer import Options, Outcome, run
 
@@ -313,6 +314,7 @@ def main() -> None:
         required_if=[("via", "files", ["files_dir"])],
         supports_check_mode=True,
     )
+    stop_with_ansible()
     try:
         with database_errors("the migration's databases", "carrying the tables; finished chunks are kept"):
             result = carry(module)

@@ -26,14 +26,14 @@ SAMPLES = 120  # points kept for each table's rate over time
 class _Table:
     """How far one table is, and how fast it went."""
 
-    def __init__(self, now: float) -> None:
-        self.done = 0
+    def __init__(self, now: float, done: int = 0) -> None:
+        self.done = done
         self.total: int | None = None
         self.rows = 0
         self.unit = "rows"
         self.rate = 0.0
-        self.window: deque[tuple[float, int]] = deque([(now, 0)])
-        self.samples: list[tuple[float, int]] = [(now, 0)]
+        self.window: deque[tuple[float, int]] = deque([(now, done)])
+        self.samples: list[tuple[float, int]] = [(now, done)]
         self.spacing = INTERVAL
 
     def measure(self, now: float, done: int) -> None:
@@ -63,6 +63,15 @@ class Progress:
         self._tables: dict[str, _Table] = {}
         self._phase = ""
         self._note = ""
+
+    def resume(self, phase: str, table: str, done: int, total: int | None) -> None:
+        """Say where a table stands before this run adds to it; rates are measured from there."""
+        with self._lock:
+            now = self._clock()
+            item = self._tables[table] = _Table(now, done)
+            self._phase = phase
+            item.total, item.rows = total, done
+            self._write(now, force=False)
 
     def update(
         self,

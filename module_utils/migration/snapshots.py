@@ -40,6 +40,7 @@ class Snapshots:
     def __init__(self, context: Context, runner: str, plan_time: str) -> None:
         self._context, self._runner, self._plan_time = context, runner, plan_time
         self._holder: driver.Connection | None = None
+        self._epoch: Epoch | None = None
         self._since = time.monotonic()
 
     def __enter__(self) -> Snapshots:
@@ -50,7 +51,7 @@ class Snapshots:
 
     @property
     def age(self) -> float:
-        """Return for how many seconds this runner has held its snapshot."""
+        """Return the seconds since this runner's snapshot was exported, by whomever."""
         return time.monotonic() - self._since
 
     def join_or_export(self) -> Epoch:
@@ -58,8 +59,8 @@ class Snapshots:
         gate = self._context.connect_target(self._context.plan.services[0], APPLICATION_NAME, autocommit=True)
         try:
             driver.rows(gate, "SELECT pg_advisory_lock(hashtext('edulink-migration snapshot'))")
-            for epoch in self._known(gate):
-                if self._import(epoch):
+            for epoch, age in self._known(gate):
+                if self._import(epoch, age):
                     return epoch
                 self._lost(epoch)
             return self._export()
@@ -67,18 +68,25 @@ class Snapshots:
             gate.close()
 
     def renew(self) -> Epoch:
-        """Let the old snapshot go and export a new one."""
+        """Let the old snapshot go, for good, and take the newer one of another runner or export one."""
         self._release()
-        return self._export()
+        if self._epoch is not None:
+            self._lost(self._epoch)
+        return self.join_or_export()
 
-    def _known(self, gate: driver.Connection) -> list[Epoch]:
-        found = driver.rows(gate, "SELECT id, snapshot FROM migration.epochs WHERE lost_at IS NULL AND reconciled_at IS NULL ORDER BY exported_at DESC")
-        return [Epoch(*row) for row in found]
+    def _known(self, gate: driver.Connection) -> list[tuple[Epoch, float]]:
+        """Return the snapshots that may still be held, the newest first, and for how many seconds they have been."""
+        found = driver.rows(
+            gate,
+            "SELECT id, snapshot, extract(epoch FROM clock_timestamp() - exported_at)::float8 FROM migration.epochs"
+            " WHERE lost_at IS NULL AND reconciled_at IS NULL ORDER BY exported_at DESC",
+        )
+        return [(Epoch(name, snapshot), age) for name, snapshot, age in found]
 
     def _connect(self) -> driver.Connection:
         return self._context.connect_source(APPLICATION_NAME, plan_time=self._plan_time, autocommit=True)
 
-    def _import(self, epoch: Epoch) -> bool:
+    def _import(self, epoch: Epoch, age: float) -> bool:
         connection = self._connect()
         try:
             read_only_snapshot(connection, epoch.snapshot)
@@ -90,7 +98,7 @@ class Snapshots:
             if getattr(exc, "pgcode", None) is None:
                 raise
             return False
-        self._holder, self._since = connection, time.monotonic()
+        self._holder, self._epoch, self._since = connection, epoch, time.monotonic() - age
         return True
 
     def _export(self) -> Epoch:
@@ -103,7 +111,7 @@ class Snapshots:
                 connection, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
             )
         epoch = Epoch(f"{snapshot}@{lsn}@{seen}", snapshot)
-        self._holder, self._since = connection, time.monotonic()
+        self._holder, self._epoch, self._since = connection, epoch, time.monotonic()
         for service in self._context.plan.services:
             target = self._context.connect_target(service, APPLICATION_NAME, autocommit=True)
             try:

@@ -37,6 +37,8 @@ from .worker import BYTES_A_SECOND, PAUSED, ROWS_A_SECOND, Job, Report, work
 
 PHASE = "migrate"
 APPLICATION_NAME = "edulink-migration migrate"
+_LOOK = 2.0  # seconds between two looks at the limits and at what presses
+_AGEING = 0.9  # of the age at which the snapshot is renewed: from there on it is told
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,7 @@ class _Crew:
                 with contextlib.suppress(OSError):  # a worker that is gone is noticed, with its reason, in _listen
                     channel.send(epoch)
             stop = threading.Event()
-            watcher = threading.Thread(target=self._watch, args=(shared, stop), daemon=True)
+            watcher = threading.Thread(target=self._watch, args=(shared, stop, snapshots), daemon=True)
             watcher.start()
             try:
                 self._listen(channels, processes, snapshots)
@@ -282,6 +284,8 @@ class _Crew:
     def _listen(self, channels: Sequence[Any], processes: Sequence[Any], snapshots: Snapshots) -> None:
         """Take reports until every worker is done, renewing the snapshot when it has grown too old."""
         totals = self._totals()
+        for target, (rows, expected) in totals.items():
+            self.progress.resume(PHASE, target, rows, expected)
         waiting = dict(zip(channels, processes, strict=True))
         while waiting:
             channels_ready: list[Any] = list(multiprocessing.connection.wait(list(waiting), timeout=1.0))
@@ -342,7 +346,7 @@ class _Crew:
         table[1] += report.rows - report.estimate
         self.progress.update(PHASE, report.target, table[0], max(table))
 
-    def _watch(self, shared: Any, stop: threading.Event) -> None:
+    def _watch(self, shared: Any, stop: threading.Event, snapshots: Snapshots) -> None:
         """Follow the limits in the ledger and the pressure on runner and databases; pause and go on.
 
         A lost connection is made again; until then the last limits and the last decision stand.
@@ -350,7 +354,7 @@ class _Crew:
         connections: dict[str, driver.Connection] = {}
         runner_pressure(self.options.limits)  # the first CPU figure is meaningless
         share = max(1, self.options.workers)
-        while not stop.wait(2.0):
+        while not stop.wait(_LOOK):
             try:
                 limits = self._limits(connections)
                 reason = self._pressure(connections, limits)
@@ -360,8 +364,13 @@ class _Crew:
                 continue
             shared[ROWS_A_SECOND], shared[BYTES_A_SECOND] = limits.rows_per_second / share, limits.bytes_per_second / share
             shared[PAUSED] = 1.0 if reason else 0.0
-            self.progress.note(PHASE, f"paused: {reason}" if reason else "")
+            self.progress.note(PHASE, f"paused: {reason}" if reason else self._ageing(snapshots.age))
         _close(connections)
+
+    def _ageing(self, age: float) -> str:
+        """Return a line about a snapshot that is soon to be renewed, because it has held vacuum back on the source for long; else nothing."""
+        cap = self.options.snapshot_max_age
+        return f"the snapshot is {age / 60:.0f} minutes old; it is renewed after {cap / 60:.0f}" if 0 < cap * _AGEING < age else ""
 
     def _limits(self, connections: dict[str, driver.Connection]) -> Limits:
         limits = self.options.limits

@@ -75,3 +75,12 @@ def test_a_note_is_seen_at_once(tmp_path: Path) -> None:
     progress.update("migrate", "users", 1, 2)
     progress.note("migrate", "paused: CPU 91 %")
     assert read(path)["note"] == "paused: CPU 91 %"
+
+
+def test_what_an_earlier_run_carried_is_not_this_runs_speed(tmp_path: Path) -> None:
+    path, clock = tmp_path / "progress.json", Clock()
+    progress = Progress(str(path), clock=clock)
+    progress.resume("migrate", "users", 1_000_000, 2_000_000)
+    clock.now += 1
+    progress.update("migrate", "users", 1_000_500, 2_000_000)
+    assert read(path)["tables"]["users"]["rate"] == 500
