@@ -199,11 +199,12 @@ def row_by_row(found: World) -> Result:
         for unit in units(context.plan, service):
             if unit.target.bookkeeping:
                 continue
+            columns = ", ".join(ident(name) for name in unit.target.columns)
+            insert = f"INSERT INTO {unit.target.qualified} ({columns}) VALUES ({', '.join(['%s'] * len(unit.target.columns))})"
             with source_connection.cursor() as reader, target_connection.cursor() as writer:
                 reader.execute(unit.part.select(context.source.schema))
                 for row in reader.fetchall():
-                    values = [_plain(value) for value in row]
-                    writer.execute(f"INSERT INTO {unit.target.qualified} VALUES ({', '.join(['%s'] * len(values))})", values)
+                    writer.execute(insert, [_plain(value) for value in row])
                     count += 1
         target_connection.commit()
         target_connection.close()
