@@ -20,6 +20,7 @@ from typing import Any
 import psycopg2
 import pytest
 from ansible.module_utils.migration import driver
+from ansible.module_utils.migration import mapping as m
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.preflight import scan, source_catalog
 from ansible.module_utils.migration.quote import literal
@@ -101,6 +102,8 @@ STAMPS = (
 DATES = ("2024-02-29", "infinity", "-infinity", "294276-12-31", "294277-01-01", "5874897-12-31", "4713-01-02 BC")
 UUIDS = ("00000000-0000-0000-0000-000000000000", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")
 
+CONSTANTS = (*TEXTS, *NUMBERS, *DOCUMENTS[:8], "NaN", "1e400", "green", "true", DATES[0], STAMPS[0], "infinity", UUIDS[1])
+
 INTEGERS = tuple(text for text in NUMBERS if "." not in text)
 LIMITS = {"smallint": 15, "integer": 31, "bigint": 63}
 NUMERIC = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
@@ -175,11 +178,12 @@ def values(kind: str) -> st.SearchStrategy[str | None]:
 
 @dataclass(frozen=True)
 class Case:
-    """A source table, a target table, rows."""
+    """A source table, a target table, rows; `constants` stand for a column by its number, the other columns are copies."""
 
     types: tuple[tuple[str, str], ...]
     constraints: tuple[str, ...]
     rows: tuple[tuple[str | None, ...], ...]
+    constants: tuple[tuple[int, str], ...] = ()
 
     @property
     def target_sql(self) -> str:
@@ -202,7 +206,8 @@ def cases(draw: st.DrawFn) -> Case:
             known.append("CHECK ({c} <> '' AND length({c}) < 5)")
         rules.append(draw(st.sampled_from(known)))
     rows = draw(st.lists(st.tuples(*(values(source) for source, _ in types)), min_size=1, max_size=8))
-    return Case(tuple(types), tuple(rules), tuple(rows))
+    constants = {number: draw(st.sampled_from(CONSTANTS)) for number in range(len(types)) if draw(st.integers(0, 5)) == 0}
+    return Case(tuple(types), tuple(rules), tuple(rows), tuple(constants.items()))
 
 
 @pytest.fixture(scope="module")
@@ -217,10 +222,10 @@ def shared(postgres: Any) -> Any:
         driver.rows(connection, "DROP DATABASE preflight_property WITH (FORCE)")
 
 
-def same(kinds: tuple[str, str], number: int) -> str:
-    """Return SQL: does the target's value say what the source's said? Written without preflight's own code."""
-    source, target = f"s.v{number}", f"t.c{number}"
-    a, b = kinds
+def same(kinds: tuple[str, str], number: int, constant: str | None = None) -> str:
+    """Return SQL: does the target's value say what the source's (or the constant) said? Written without preflight's own code."""
+    source, target = (f"s.v{number}" if constant is None else f"{literal(constant)}::text"), f"t.c{number}"
+    a, b = kinds if constant is None else ("text", kinds[1])
     if b in TEXT_TARGETS or b in ("mood", "word"):
         return f"{source}::text IS NOT DISTINCT FROM {target}::text"
     if a in NUMERIC and (b in NUMERIC_TARGETS or b == "score"):
@@ -269,7 +274,8 @@ class Bench:
 
     def __init__(self, endpoint: Endpoint, case: Case) -> None:
         self.endpoint, self.case = endpoint, case
-        self.context = one_table(endpoint, endpoint, f"CREATE SCHEMA svc; {TYPES} {case.target_sql}", len(case.types))
+        given = {number: m.Column(f"c{number}", f"svc/things.yml:{number}", value=text) for number, text in case.constants}
+        self.context = one_table(endpoint, endpoint, f"CREATE SCHEMA svc; {TYPES} {case.target_sql}", len(case.types), given=given)
         self.part = self.context.plan.targets[0].parts[0]
         self.writer = driver.connect(endpoint, application_name="tests", autocommit=True)
         source = ", ".join(f"v{i} {kind}" for i, (kind, _) in enumerate(case.types))
@@ -300,6 +306,8 @@ class Bench:
         while True:
             report = scan.run(self.source, self.context.plan, source_catalog.read(self.source, "public"))
             stops = [item for item in report.findings if item.level == "stop"]
+            if any(item.count is None and not item.keys for item in stops):  # a constant that is no value of its type
+                return {**found, **{key: {"type"} for key in self.all_keys()}}
             raised = [item for item in stops if item.count is None]
             assert all(item.keys for item in raised), raised
             if not raised:
@@ -325,8 +333,9 @@ class Bench:
 
     def altered(self) -> dict[str, list[int]]:
         """Return the loaded rows that say something else than the source."""
-        tests = ", ".join(f"({same(kinds, number)})" for number, kinds in enumerate(self.case.types))
-        texts = ", ".join(f"s.v{number}::text" for number in range(len(self.case.types)))
+        given = dict(self.case.constants)
+        tests = ", ".join(f"({same(kinds, number, given.get(number))})" for number, kinds in enumerate(self.case.types))
+        texts = ", ".join(f"{literal(given[number])}::text" if number in given else f"s.v{number}::text" for number in range(len(self.case.types)))
         ids_of = f"SELECT {self.part.id_cell.sql} AS id, src.id AS key FROM rows AS src"
         joined = f"SELECT s.id, ARRAY[{tests}], ARRAY[{texts}] FROM rows s JOIN ({ids_of}) k ON k.key = s.id JOIN svc.things t ON uuid_send(t.id) = k.id"
         result = {}
@@ -336,7 +345,9 @@ class Bench:
             return {"": []}
         for key, equal, raw in found:
             wrong = [
-                n for n, good in enumerate(equal) if not good or (self.case.types[n][1] == "jsonb" and self.case.types[n][0] != "jsonb" and doubled(raw[n]))
+                n
+                for n, good in enumerate(equal)
+                if not good or (self.case.types[n][1] == "jsonb" and (self.case.types[n][0] != "jsonb" or n in given) and doubled(raw[n]))
             ]
             if wrong:
                 result[str(key)] = wrong
