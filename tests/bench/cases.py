@@ -189,7 +189,7 @@ def row_by_row(found: World) -> Result:
     context = found.context
     for service, data in context.plan.contracts:
         build.build(context.targets[service], Contract.from_dict(data), kinds=("primary_key", "unique", "index"))
-    as_text = psycopg2.extensions.new_type((1082, 1114, 1184), "AS_TEXT", lambda value, _cursor: value)  # Python has no years BC
+    as_text = psycopg2.extensions.new_type((114, 3802, 1082, 1114, 1184), "AS_TEXT", lambda value, _cursor: value)  # Python has no years BC
     count = 0
     start = time.monotonic()
     for service in context.plan.services:
@@ -204,18 +204,12 @@ def row_by_row(found: World) -> Result:
             with source_connection.cursor() as reader, target_connection.cursor() as writer:
                 reader.execute(unit.part.select(context.source.schema))
                 for row in reader.fetchall():
-                    writer.execute(insert, [_plain(value) for value in row])
+                    writer.execute(insert, [bytes(value).hex() if isinstance(value, memoryview) else value for value in row])
                     count += 1
         target_connection.commit()
         target_connection.close()
         source_connection.close()
     return {"seconds": time.monotonic() - start, "rows": count}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, memoryview):
-        return bytes(value).hex()
-    return json.dumps(value) if isinstance(value, (dict, list)) else value
 
 
 def medians(results: Sequence[Result]) -> Result:
