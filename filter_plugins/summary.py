@@ -21,7 +21,7 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
     Paths below the project's `root` are shown relative to it.
     """
     lines = [_headline(status)]
-    lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}" for item in status["phases"]]
+    lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}  {item.get('remark', '')}" for item in status["phases"]]
     for item in status["services"]:
         lines += _service(item)
     tables = sorted(status["tables"], key=_bookkeeping)
@@ -66,7 +66,7 @@ def _headline(status: Mapping[str, Any]) -> str:
 
 
 def _outcome(item: Mapping[str, Any]) -> str:
-    return str(item["outcome"]) + ("" if item["this_migration"] else " (old)")
+    return str(item["outcome"]) + ("" if item["this_migration"] or item["phase"] == "rehearse" else " (old)")
 
 
 def _service(item: Mapping[str, Any]) -> list[str]:

@@ -265,7 +265,7 @@ def to_dict(status: Status) -> dict[str, Any]:
                 "when": _utc(step.when),
                 "services": list(step.services),
                 "this_migration": step.ours,
-                "remark": str(step.detail.get("remark", "")),
+                "remark": remark(step, datetime.now(UTC)),
             }
             for step in status.steps
         ],
@@ -286,6 +286,17 @@ def to_dict(status: Status) -> dict[str, Any]:
         "faults": list(status.faults),
         "next": {"command": status.next.command, "why": status.next.why},
     }
+
+
+def remark(step: Step, now: datetime) -> str:
+    """Return what a phase says of itself; of a rehearsal, which belongs to no migration, how old it is and how long it took."""
+    if step.phase != "rehearse":
+        return str(step.detail.get("remark", ""))
+    age = (now - step.when).total_seconds()
+    unit, size = next(((name, size) for name, size in (("day", 86400), ("hour", 3600), ("minute", 60)) if age >= size), ("second", 1))
+    number = int(age // size)
+    took = f", took {step.detail['seconds']:,.0f} s" if step.outcome == "passed" and "seconds" in step.detail else ""
+    return f"{number} {unit}{'' if number == 1 else 's'} ago{took}"
 
 
 def tables(services: Sequence[ServiceState], validated: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import control
+from ansible.module_utils.migration import control, status
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.snapshot import rehearse
 from ansible.module_utils.migration.snapshot.rehearse import KIND, RehearseOptions
@@ -44,6 +45,15 @@ def test_a_name_that_postgresql_would_cut_to_that_of_another_database_is_refused
     context = replace(walk.context, targets={**walk.context.targets, "user_service": long})
     with pytest.raises(MigrationError, match=r"_rehearsal is longer than a database's name may be \(63 bytes\); choose a shorter rehearse_suffix"):
         rehearse.begin(context, options(walk))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "age", "said"),
+    [("passed", timedelta(days=3, hours=2), "3 days ago, took 78 s"), ("passed", timedelta(hours=1), "1 hour ago, took 78 s"), ("failed", timedelta(), "0 seconds ago")],
+)
+def test_status_tells_how_old_a_rehearsal_is(outcome: str, age: timedelta, said: str) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    assert status.remark(status.Step("rehearse", outcome, now - age, (), False, {"seconds": 78.4}), now) == said
 
 
 @pytest.mark.parametrize(("function", "call"), [("restore", 1), ("restore", 2), ("_drop", 1)])
