@@ -17,10 +17,10 @@ LAB_USERS ?= 20000
 SERVERS_USERS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos mutate logins servers docs lock clean
+.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos mutate logins servers wayback bench-rollback docs lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv from the hash-locked requirements
 
@@ -67,6 +67,12 @@ logins: $(READY) ## log in with every Django version that this Python runs
 
 servers: $(READY) ## run everything against PostgreSQL 14 to 18, mixed, with TLS and odd settings (fetches the servers)
 	@python -m tests.servers --users $(SERVERS_USERS)
+
+wayback: $(READY) ## kill snapshot, rollback and rehearsal at each step, fill a disk, encrypt dumps
+	@python -m tests.wayback
+
+bench-rollback: $(READY) ## seconds of snapshot, proof and rollback (BENCH_USERS=1000000)
+	@BENCH_USERS=$(BENCH_USERS) python -m tests.bench.way_back
 
 docs: $(READY) ## write the options of every role to docs/options.md
 	@python -m tests.lint.options

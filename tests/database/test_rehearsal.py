@@ -49,7 +49,11 @@ def test_a_name_that_postgresql_would_cut_to_that_of_another_database_is_refused
 
 @pytest.mark.parametrize(
     ("outcome", "age", "said"),
-    [("passed", timedelta(days=3, hours=2), "3 days ago, took 78 s"), ("passed", timedelta(hours=1), "1 hour ago, took 78 s"), ("failed", timedelta(), "0 seconds ago")],
+    [
+        ("passed", timedelta(days=3, hours=2), "3 days ago, took 78 s"),
+        ("passed", timedelta(hours=1), "1 hour ago, took 78 s"),
+        ("failed", timedelta(), "0 seconds ago"),
+    ],
 )
 def test_status_tells_how_old_a_rehearsal_is(outcome: str, age: timedelta, said: str) -> None:
     now = datetime(2026, 3, 1, tzinfo=UTC)
