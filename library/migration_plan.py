@@ -79,7 +79,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration import ids
 from ..module_utils.migration.compiler import compile_plan
-from ..module_utils.migration.contract_sql import parse_contract
+from ..module_utils.migration.contract_sql.parse import parse_contract
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.mapping import read_mappings
 

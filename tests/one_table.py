@@ -13,7 +13,7 @@ from ansible.module_utils.migration import driver, ids
 from ansible.module_utils.migration import mapping as m
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql import parse_texts
+from ansible.module_utils.migration.contract_sql.parse import parse_texts
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.plan import one_of
 

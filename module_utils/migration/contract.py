@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contract: what a service's own SQL says its tables are.
 
-The model is made by contract_sql.py on the controller and travels to runners as JSON-safe dictionaries, so that nothing
+The model is made by contract_sql on the controller and travels to runners as JSON-safe dictionaries, so that nothing
 but the controller needs a parser.
 """
 

@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import MigrationError
-
-try:
-    import pglast
-    from pglast import ast, enums
-    from pglast.visitors import Visitor
-except ImportError:  # a remote runner never parses
-    pglast = ast = enums = None  # type: ignore[assignment]  # asked for in _single_select()
-    Visitor = object  # type: ignore[assignment, misc]  # only so that the class below can be made
+from .parser import Visitor, ast, enums, pglast, require_parser
 
 # Stable or volatile functions whose result is another one in a second run or on another connection.
 UNSTABLE = frozenset(
@@ -107,8 +100,7 @@ def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
 
 
 def _single_select(text: str, place: str, shown: str) -> Any:
-    if pglast is None:
-        raise MigrationError("pglast is missing on the controller; install the packages of requirements.txt there")
+    require_parser()
     try:
         statements = pglast.parse_sql(text)
     except pglast.parser.ParseError as exc:

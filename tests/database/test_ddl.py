@@ -17,7 +17,7 @@ import psycopg2
 import pytest
 from ansible.module_utils.migration import build, catalog, ddl, driver
 from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql import parse_contract, parse_texts
+from ansible.module_utils.migration.contract_sql.parse import parse_contract, parse_texts
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
 

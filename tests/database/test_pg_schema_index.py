@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.migration import control, driver, ids
-from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.contract_sql.parse import parse_contract
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan import Plan

@@ -18,10 +18,10 @@ from ansible.module_utils.migration import build, ddl, driver, ids, transfer, ve
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.contract_sql.parse import parse_contract
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.preflight import rejects
+from ansible.module_utils.migration.preflight import accounting, rejects, source_catalog
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.pace import unhurried
 from ansible.module_utils.migration.progress import Progress
@@ -48,10 +48,10 @@ ALTER TABLE users_profile ALTER phone TYPE text, DROP CONSTRAINT users_profile_u
 ALTER TABLE users_role ALTER expires_at TYPE date
 """
 ROWS = """
-INSERT INTO django_content_type VALUES (1, 'auth', 'user');
+INSERT INTO django_content_type VALUES (1, 'auth', 'user'), (2, 'auth', 'nobody');
 INSERT INTO auth_permission (id, content_type_id, name, codename) VALUES (1, 1, 'Can add', 'add_user'), (9001, 1, repeat('n', 101), 'long_name'),
   (9002, 1, 'n', 'twice'), (9003, 1, 'n', 'twice'), (9004, 999999, 'n', 'no_content_type');
-INSERT INTO auth_group VALUES (1, 'staff'), (9001, repeat('g', 51));
+INSERT INTO auth_group VALUES (1, 'staff'), (2, 'idle'), (9001, repeat('g', 51));
 INSERT INTO auth_group_permissions (group_id, permission_id) VALUES (1, 1);
 INSERT INTO auth_user (password, is_superuser, first_name, last_name, is_staff, is_active, date_joined, id, username, email, last_login)
 SELECT 'secretword', id = 1, 'Firstname', '', id < 3, true, '2020-01-01', v.* FROM (VALUES
@@ -148,6 +148,22 @@ PLACEHOLDERS = {
     ("user_service/profiles", "date_of_birth", "infinity"): "NULL",
     ("user_service/company_profiles", "company_name", "not_null"): "'company ' || id",
 }
+# rows, carried, merged, quarantined, dropped
+ACCOUNTS = {
+    "auth_user": (13, 7, 0, 6, 0),
+    "auth_permission": (5, 2, 0, 3, 0),
+    "auth_group": (3, 3, 0, 0, 0),
+    "auth_user_groups": (4, 1, 0, 3, 0),
+    "auth_user_user_permissions": (4, 2, 0, 2, 0),
+    "auth_group_permissions": (1, 0, 1, 0, 0),
+    "django_content_type": (2, 0, 2, 0, 0),
+    "users_profile": (6, 1, 0, 5, 0),
+    "students": (7, 2, 0, 5, 0),
+    "companies": (5, 1, 0, 4, 0),
+    "users_role": (5, 1, 0, 4, 0),
+    "institutions": (1, 1, 0, 0, 0),
+}
+ACCOUNTS_WITH_PLACEHOLDERS = {"auth_user": (13, 11, 0, 2, 0), "users_profile": (6, 3, 0, 3, 0)}
 
 
 @pytest.fixture
@@ -229,6 +245,8 @@ def test_every_policy_is_carried_to_a_validated_end(
     report = preflight.run(context, options, None)
     assert [item for item in report.findings if item.level == "stop"] == []
     aside = rejects.compute(context, plan_time=PLAN_TIME)
+    accounts = {item["table"]: tuple(item[name] for name in ("rows", "carried", "merged", "quarantined", "dropped")) for item in report.extra["accounting"]}
+    assert accounts == (ACCOUNTS | ACCOUNTS_WITH_PLACEHOLDERS if placeholders else ACCOUNTS)
     limits = unhurried().limits
     with pytest.raises(transfer.MigrationError, match="more than 3 rows would be quarantined"):
         transfer.run(context, PLAN_TIME, "run", transfer.Options("r", limits=limits, quarantine_cap=3), Progress(None), lambda _context, _time: 0)
@@ -248,3 +266,16 @@ def test_every_policy_is_carried_to_a_validated_end(
     if placeholders:
         assert users["blank1"] == "user-9001@invalid"
         assert users["user-9007"] == "nameless@example.org"
+
+
+def test_what_the_mappings_sql_leaves_out_is_dropped_by_declaration_and_a_sum_that_is_off_stops(context: Context) -> None:
+    part = next(part for target in context.plan.targets if target.table == "groups" for part in target.parts)
+    narrower = replace(part, query=f"{part.query} WHERE g.name <> 'idle'")
+    targets = tuple(replace(item, parts=(narrower,)) if item.table == "groups" else item for item in context.plan.targets)
+    with closing(context.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)) as source:
+        catalog = source_catalog.read(source, "public")
+        found = {item.table: item for item in accounting.account(source, replace(context.plan, targets=targets), catalog, ())}
+    assert (found["auth_group"].rows, found["auth_group"].carried, found["auth_group"].dropped) == (3, 2, 1)
+    assert accounting.check(list(found.values())) == []
+    (finding,) = accounting.check([replace(found["auth_group"], dropped=0)])
+    assert (finding.level, finding.place) == ("stop", "auth_group")

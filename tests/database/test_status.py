@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.migration import control, driver, ids, ledger, status
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.contract_sql.parse import parse_contract
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Plan

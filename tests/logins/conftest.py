@@ -25,7 +25,7 @@ import pytest
 import redis
 from ansible.module_utils.migration import driver, ids
 from ansible.module_utils.migration.compiler import compile_plan
-from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.contract_sql.parse import parse_contract
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Plan
 from ansible.module_utils.migration.quote import ident

@@ -17,7 +17,7 @@ from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import ids
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.contract_sql.parse import parse_contract
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Plan

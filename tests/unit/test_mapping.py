@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.migration import ids
 from ansible.module_utils.migration.compiler import compile_plan
-from ansible.module_utils.migration.contract_sql import parse_contract
+from ansible.module_utils.migration.contract_sql.parse import parse_contract
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Plan
