@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import redis
 import yaml
 
+from tests.bench.meter import Peak
 from tests.bench.world import NAMESPACE, PLAN_TIME, World, empty_targets, world  # makes the modules importable
 
 # isort: split
@@ -83,13 +83,11 @@ def _phase(found: World, options: StoreOptions, rules: Rules) -> int:
 def _child(job: Job, found: World, options: StoreOptions, secret: str, answers: Any) -> None:
     started = time.monotonic()
     count = job(found, options, secret)
-    seconds = time.monotonic() - started
-    ours, largest = (resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    answers.put((count, seconds, ours + Rules("").workers * largest))  # shared pages are counted in each process
+    answers.put((count, time.monotonic() - started))
 
 
 def measure(job: Job, found: World, options: StoreOptions, secret: str, *, flush: bool = True) -> tuple[int, float, float]:
-    """Run a job in a process of its own, into an empty store; return sessions, seconds and MiB at the peak."""
+    """Run a job in a process of its own, into an empty store; return sessions, seconds and MiB at the peak, of all its processes together."""
     if flush:
         with contextlib.closing(redis.Redis(options.hosts[0].host, options.hosts[0].port, password=options.password, db=options.db)) as store:
             store.flushdb()
@@ -97,9 +95,13 @@ def measure(job: Job, found: World, options: StoreOptions, secret: str, *, flush
     answers = context.Queue()
     child = context.Process(target=_child, args=(job, found, options, secret, answers))
     child.start()
-    answer = answers.get(timeout=3600)
-    child.join()
-    return answer
+    peak = Peak(child.pid or 0)
+    try:
+        count, seconds = answers.get(timeout=3600)
+    finally:
+        peak.stop()
+        child.join()
+    return count, seconds, peak.mib
 
 
 def cases(found: World, repeats: int = REPEATS) -> list[dict[str, Any]]:
@@ -115,8 +117,11 @@ def cases(found: World, repeats: int = REPEATS) -> list[dict[str, Any]]:
         ("sessions carried", carried, True),
         ("sessions carried, again (nothing to do)", carried, False),
     )
-    for name, job, flush in jobs:
-        runs = [measure(job, found, options, lab["sessions_secret_key"], flush=flush) for _ in range(repeats)]
+    secret = lab["sessions_secret_key"]
+    measure(raw, found, options, secret)  # not counted: it warms the source's cache
+    rounds = [[measure(job, found, options, secret, flush=flush) for _, job, flush in jobs] for _ in range(repeats)]
+    for index, (name, _, _) in enumerate(jobs):
+        runs = [done[index] for done in rounds]
         seconds = statistics.median(run[1] for run in runs)
         plain = plain or seconds
         made.append(

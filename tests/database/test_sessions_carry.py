@@ -6,105 +6,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.sessions import signing
-from ansible.module_utils.migration.sessions.carry import Result, Rules, carry, remove
-from ansible.module_utils.migration.sessions.layout import Layout
+from ansible.module_utils.migration.sessions.carry import Rules, carry
 from ansible.module_utils.migration.sessions.ledger import Ledger
-from ansible.module_utils.migration.sessions.rows import service_rows
-from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
+from ansible.module_utils.migration.sessions.store import open_store
 from ansible.module_utils.migration.sessions.users import User
 
-SECRET, SERVICE = "the monolith's secret", "the service's secret"
-DJANGO = Layout()
-BACKEND = "django.contrib.auth.backends.ModelBackend"
-UUID = "0192aa11-0000-8000-8000-00000000000{}"
-PASSWORD = "pbkdf2_sha256$1$salt${}"
-TABLE = "CREATE TABLE django_session (session_key varchar(40) PRIMARY KEY, session_data text NOT NULL, expire_date timestamptz NOT NULL)"
-
-
-class KnownUsers:
-    """Users 1 to 5 are in the target."""
-
-    def find(self, numbers: Any, *, passwords: bool) -> Mapping[int, User]:
-        return {n: User(UUID.format(n), PASSWORD.format(n) if passwords else None) for n in numbers if 1 <= n <= 5}
-
-
-@dataclass
-class World:
-    """A monolith's sessions and an empty store."""
-
-    source: driver.Endpoint
-    options: StoreOptions
-    redis: redis.Redis
-
-    def execute(self, statement: str, *arguments: Any) -> None:
-        connection = driver.connect(self.source, application_name="tests", autocommit=True)
-        with connection.cursor() as cursor:
-            cursor.execute(statement, arguments)
-        connection.close()
-
-    def add(self, name: str, session: Mapping[str, Any], *, secret: str = SECRET, seconds: float = 3600, data: str | None = None) -> None:
-        self.execute(
-            "INSERT INTO django_session VALUES (%s, %s, now() + %s * interval '1 second')"
-            " ON CONFLICT (session_key) DO UPDATE SET session_data = excluded.session_data, expire_date = excluded.expire_date",
-            name,
-            signing.encode(session, secret) if data is None else data,
-            seconds,
-        )
-
-    def carry(self, *, write: bool = True, layout: Layout = DJANGO, table: str = "no_such_table", **rules: Any) -> Result:
-        @contextlib.contextmanager
-        def crew() -> Iterator[tuple[KnownUsers, Ledger]]:
-            with contextlib.closing(open_store(self.options)) as store, service_rows(self.source, table, "tests") as rows:
-                yield KnownUsers(), Ledger(store, layout, rows=rows)
-
-        with contextlib.closing(driver.connect(self.source, application_name="tests", readonly=True)) as source, crew() as (users, ledger):
-            return carry(source, "public", users, ledger, Rules(SECRET, **rules), write=write, crew=crew)
-
-    def remove(self, layout: Layout = DJANGO, table: str = "no_such_table", **options: Any) -> Mapping[str, int]:
-        with contextlib.closing(open_store(self.options)) as store, service_rows(self.source, table, "tests") as rows:
-            return remove(Ledger(store, layout, rows=rows), **options)
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        with contextlib.closing(driver.connect(self.source, application_name="tests", autocommit=True)) as connection:
-            return driver.rows(connection, statement)
-
-    def key(self, name: str) -> str:
-        return f":1:django.contrib.sessions.cache{name}"
-
-    def dump(self) -> dict[bytes, Any]:
-        return {key: (self.redis.dump(key), self.redis.pttl(key) < 0) for key in self.redis.keys("*")}
-
-
-def logged_in(number: int | str, secret: str = SECRET, **more: Any) -> dict[str, Any]:
-    known = PASSWORD.format(number)
-    return {"_auth_user_id": str(number), "_auth_user_backend": BACKEND, "_auth_user_hash": signing.auth_hash(known, secret), **more}
+from tests.sessions_world import BACKEND, DJANGO, PASSWORD, SECRET, SERVICE, UUID, KnownUsers, World, logged_in, sessions_world
 
 
 @pytest.fixture
 def world(databases: Callable[..., driver.Endpoint], valkey: Any) -> Iterator[World]:
-    client = redis.Redis(valkey.host, valkey.port, password=valkey.password, db=7)
-    client.flushdb()
-    made = World(databases(), StoreOptions((Address(valkey.host, valkey.port),), password=valkey.password, db=7), client)
-    made.execute(TABLE)
-    yield made
-    client.close()
+    with sessions_world(databases, valkey) as made:
+        yield made
 
 
 def fill(world: World) -> None:
@@ -251,17 +179,6 @@ def test_backends_are_mapped_and_unknown_ones_rejected(world: World) -> None:
     assert pickle.loads(world.redis.get(world.key("ldap")))["_auth_user_backend"] == "new.LdapBackend"
 
 
-@pytest.mark.parametrize("layout", [Layout("cached_db", "svc", 2, "json"), Layout("neutral", "app:")])
-def test_other_layouts_are_json(world: World, layout: Layout) -> None:
-    world.add("user1", logged_in(1, cart=["\U0001f600"]))
-    assert world.carry(layout=layout).written == 1
-    stored = json.loads(world.redis.get(layout.key_prefix + "user1"))
-    assert (stored["user_id"] if layout.engine == "neutral" else stored["_auth_user_id"]) == UUID.format(1)
-    with pytest.raises(MigrationError, match="sessions_state=absent"):
-        world.carry()
-    assert world.remove(layout)["removed"] == 1
-
-
 def test_a_users_sessions_can_be_found_for_revocation(world: World) -> None:
     world.add("a", logged_in(1), seconds=100)
     world.add("b", logged_in(1), seconds=500)
@@ -405,43 +322,3 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
         return False
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_cached_db_gets_a_row_for_each_session_and_keeps_those_that_the_service_wrote(world: World, workers: int) -> None:
-    layout, table = Layout("cached_db"), "public.own"
-    world.execute(TABLE.replace("django_session", "own"))
-    for name in ("same", "changed", "logout", "saved", "odd\t\\key"):
-        world.add(name, logged_in(1))
-    if workers > 1:
-        many = "INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 900) n"
-        world.execute(many, signing.encode({}, SECRET))
-    options: dict[str, Any] = {"layout": layout, "table": table, "service_secret_key": SERVICE, "workers": workers, "batch": 100}
-    everything = "SELECT session_key, session_data, extract(epoch FROM expire_date)::bigint FROM {} ORDER BY 1"
-    assert world.carry(write=False, **options).service_rows == world.carry(write=False, **options).written
-    assert world.rows(everything.format("own")) == []
-    assert world.carry(**options).service_rows == len(world.rows(everything.format("own"))) == len(world.rows(everything.format("django_session")))
-    assert [row[::2] for row in world.rows(everything.format("own"))] == [
-        row[::2] for row in world.rows(everything.format("django_session").replace("extract(epoch FROM expire_date)", "floor(extract(epoch FROM expire_date))"))
-    ]
-    assert signing.decoder([SERVICE])(dict(row[:2] for row in world.rows(everything.format("own")))["same"]) == {
-        **logged_in(1, SERVICE),
-        "_auth_user_id": UUID.format(1),
-    }
-    assert not world.carry(**options).changed
-    world.execute("DELETE FROM own WHERE session_key = 'same'")  # as if the run had been killed between the store and the table
-    foreseen = world.carry(write=False, **options)
-    assert (foreseen.service_rows, foreseen.written, foreseen.changed) == (1, 0, True)
-    assert world.carry(**options).service_rows == 1
-    world.execute("UPDATE own SET session_data = %s WHERE session_key = 'saved'", signing.encode({"cart": "the service's"}, SERVICE, stamp="1tR0Q0"))
-    world.add("changed", logged_in(1, cart=[2]))
-    world.add("saved", logged_in(1, cart=["the monolith's"]))
-    world.execute("DELETE FROM django_session WHERE session_key = 'logout'")
-    result = world.carry(**options)
-    assert (result.updated, result.removed, result.service_rows) == (2, 1, 1)
-    kept = dict(row[:2] for row in world.rows(everything.format("own")))
-    assert "logout" not in kept
-    assert signing.decoder([SERVICE])(kept["changed"])["cart"] == [2]
-    assert signing.decoder([SERVICE])(kept["saved"])["cart"] == "the service's"
-    world.remove(layout, table)
-    assert [key for key, _, _ in world.rows(everything.format("own"))] == ["saved"]
