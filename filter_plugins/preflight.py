@@ -20,6 +20,7 @@ def preflight_lines(report: Mapping[str, Any], most: int = 60) -> list[str]:
         lines.append(f"... and {len(findings) - most} more in preflight.json")
     rows = [item["rows"] for item in report["rows"]]
     lines.append(f"{sum(rows):,} rows of {len(rows)} sources checked in {sum(report['seconds'].values()):.1f} s")
+    lines += [_account(item) for item in report.get("accounting", [])]
     for phase in report.get("estimates", {}).get("phases", []):
         lines.append(f"estimate: {phase['phase']:<10} {phase['minutes']:8.1f} min   {phase['what']}")
     lines.append(", ".join(f"{sum(item['level'] == level for item in findings)} {level}" for level in _LEVELS))
@@ -53,6 +54,11 @@ def _line(item: Mapping[str, Any]) -> str:
     keys = f" (keys {', '.join(item['keys'])}{', ...' if item['count'] is None or item['count'] > len(item['keys']) else ''})" if item["keys"] else ""
     step = f" -> {item['next_step']}" if item["next_step"] else ""
     return f"{item['level'].upper():<4} {item['rule']:<11} {where}: {count}{item['message']}{keys}{step}"
+
+
+def _account(item: Mapping[str, Any]) -> str:
+    shares = " + ".join(f"{item[name]:,} {name}" for name in ("carried", "merged", "quarantined", "dropped") if item[name])
+    return f"rows of {item['table']}: {item['rows']:,} = {shares or 0}"
 
 
 class FilterModule:

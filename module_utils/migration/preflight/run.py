@@ -21,7 +21,7 @@ from ..progress import Progress
 from ..sessions.announce import reset_links
 from ..sessions.store import StoreOptions
 from ..throttle import Limits
-from . import collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog, way_back
+from . import accounting, collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog, way_back
 from .contract_checks import scanned as scanned_parts
 from .faults import LOCKED, explained, state
 from .findings import INFO, STOP, WARN, Finding, ordered, stops
@@ -145,6 +145,12 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
                 findings += found
                 lap("quarantine")
             if stops(findings) == 0:
+                pace.breathe()
+                with driver.database_errors(context.source.place, "accounting for every row"):
+                    accounts = accounting.account(source, context.plan, catalog, aside)
+                findings += accounting.check(accounts)
+                extra["accounting"] = [item.to_dict() for item in accounts]
+                lap("accounting")
                 pace.breathe()
                 expected = estimates.estimate(source, scanned.scans, context.source.schema, rows, source_server.size, sessions, aside)
                 extra["estimates"] = expected.to_dict()

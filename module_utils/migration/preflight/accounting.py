@@ -1,0 +1,118 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What becomes of every row of every mapped source table: carried, merged, quarantined, or dropped by declaration.
+
+A row is carried where a part makes a row of its own from it, merged where it only contributes to rows that others make
+too (a group's permission, a content type), quarantined where all that it would make stays behind, and dropped where the mapping's
+SQL makes nothing of it. The four are counted apart from the rows, so that a sum that is not the rows is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .. import driver
+from ..plan import Part, Plan, Touch, none_of
+from ..quote import ident, qualified
+from .contract_checks import scanned
+from .findings import STOP, Finding
+from .rejects import Reject
+from .source_catalog import SourceCatalog
+
+
+@dataclass(frozen=True)
+class Account:
+    """What becomes of the rows of one source table."""
+
+    table: str
+    rows: int
+    carried: int
+    merged: int
+    quarantined: int
+    dropped: int
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether every row is accounted for, once."""
+        return self.carried + self.merged + self.quarantined + self.dropped == self.rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the account as JSON can carry it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A part that a table goes into: `own` when each of its rows makes a row there, `link` is (table's columns, part's columns)."""
+
+    part: Part
+    refused: Sequence[str]
+    own: bool
+    link: tuple[tuple[str, ...], tuple[str, ...]]
+
+    def reaches(self, schema: str, *, kept: bool) -> str:
+        """Return the condition under which a row of the table (alias t) is in the part, or among what it keeps."""
+        columns = ", ".join(f"t.{ident(name)}" for name in self.link[0])
+        results = ", ".join(f"src.{ident(name)}" for name in self.link[1])
+        where = f" WHERE {none_of(self.refused)(self.part.key_text)}" if kept and self.refused else ""
+        return f"(({columns}) IN (SELECT {results} FROM {self.part.source(schema)}{where})) IS TRUE"
+
+
+def account(connection: driver.Connection, plan: Plan, source: SourceCatalog, aside: Sequence[Reject]) -> tuple[Account, ...]:
+    """Return the account of every mapped table; `aside` are the quarantined rows."""
+    refused: dict[tuple[str, str], list[str]] = {}
+    for item in aside:
+        refused.setdefault((item.target, item.part), []).append(item.source_key)
+    shares: dict[str, list[_Share]] = {}
+    every: set[str] = set()  # tables of which each row may touch every result
+    for target, part in scanned(plan):
+        keys = refused.get((target.name, part.name), [])
+        if part.table is not None:
+            shares.setdefault(part.table, []).append(_Share(part, keys, True, (part.key, part.key)))
+        for touch in part.touches:
+            found = shares.setdefault(touch.table, [])
+            if touch.column == "*":
+                every.add(touch.table)
+            else:
+                found.append(_share(part, touch, keys, source))
+    return tuple(_account(connection, source.schema, name, found, name in every) for name, found in shares.items() if name in source.tables)
+
+
+def _share(part: Part, touch: Touch, keys: Sequence[str], source: SourceCatalog) -> _Share:
+    """Return how a table goes into a query: row by row where the part's key is its own, else by the column that `refresh` names."""
+    columns = source.tables[touch.table].columns if touch.table in source.tables else {}
+    if touch.column == touch.result and all(name in columns for name in part.key):
+        return _Share(part, keys, True, (part.key, part.key))
+    return _Share(part, keys, False, ((touch.column,), (touch.result,)))
+
+
+def _account(connection: driver.Connection, schema: str, name: str, shares: Sequence[_Share], every: bool) -> Account:
+    own = [share for share in shares if share.part.table is not None] or [share for share in shares if share.own]
+    if own and all(share.part.table is not None and not share.refused for share in own):  # each row is there: nothing to look for
+        return Account(name, *driver.rows(connection, f"SELECT count(*), count(*), 0, 0, 0 FROM {qualified(schema, name)}")[0])
+    carried = " OR ".join(share.reaches(schema, kept=True) for share in own) or "false"
+    merged = " OR ".join([*("true" for _ in range(every)), *(share.reaches(schema, kept=True) for share in shares if not share.own)]) or "false"
+    judging = own or shares
+    reached = " OR ".join(share.reaches(schema, kept=False) for share in judging if share.refused) or "false"
+    # What a table's own part refuses stays behind, whatever else it would contribute to.
+    behind, joined = ("reached AND NOT carried", "merged AND NOT (carried OR reached)") if own else ("reached AND NOT merged", "merged")
+    statement = (
+        f"SELECT count(*), count(*) FILTER (WHERE carried), count(*) FILTER (WHERE {joined}), count(*) FILTER (WHERE {behind}),"
+        " count(*) FILTER (WHERE NOT (carried OR merged OR reached))"
+        f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {qualified(schema, name)} AS t) AS each"
+    )
+    return Account(name, *driver.rows(connection, statement)[0])
+
+
+def check(accounts: Sequence[Account]) -> list[Finding]:
+    """Return a finding for each table whose rows are not accounted for."""
+    return [
+        Finding(STOP, item.table, "accounting", f"{item.rows} rows, but {item.carried} carried + {item.merged} merged + {item.quarantined} quarantined"
+                f" + {item.dropped} dropped", "this is a fault of the program, report it")
+        for item in accounts
+        if not item.balanced
+    ]  # fmt: skip
+
