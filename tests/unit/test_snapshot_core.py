@@ -14,6 +14,7 @@ from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.snapshot import clients, database, retention
 from ansible.module_utils.migration.snapshot.clients import Clients
 from ansible.module_utils.migration.snapshot.database import Grant, Properties, Setting
+from ansible.module_utils.migration.snapshot.dump import make_folder
 from ansible.module_utils.migration.snapshot.native import Unaccounted
 from ansible.module_utils.migration.snapshot.retention import Keeping, Stored
 from ansible.module_utils.migration.snapshot.rollback import refuse_strangers
@@ -74,6 +75,10 @@ def test_missing_and_old_clients_are_two_sentences() -> None:
         ('pg_restore: error: FEHLER:  ungültige Eingabe für Typ integer: »ann«', "FEHLER: ungültige Eingabe für Typ integer: (value not shown)"),
         ('pg_restore: error: ERROR:  value "7" is out of range for type smallint', "ERROR: value (value not shown) is out of range for type smallint"),
         ('pg_restore: error: ERROR:  relation "t" does not exist', 'ERROR: relation "t" does not exist'),
+        (
+            "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout\npg_dump: detail: Query was: LOCK TABLE t IN ACCESS SHARE MODE",
+            "somebody holds a lock on a table (pg_locks says who); wait for that and run this again",
+        ),
         ("pg_dump: error: invalid compression specification: no zstd here", "invalid compression specification: no zstd here"),
         ("pg_dump: error: could not write: No space left on device", "the disk is full; free some space there and run this again"),
         ("", "it ended with status 3"),
@@ -95,6 +100,13 @@ def test_clients_that_compress_as_wanted_are_chosen_though_older_ones_would_do()
     assert clients.choose(both, 15, "here", least=16, reason="snapshot_compression is zstd").version == "16.2"
     with pytest.raises(MigrationError, match=r"snapshot_compression is zstd, which takes clients of PostgreSQL 16 .*install postgresql-client-16"):
         clients.choose(both[:1], 15, "here", least=16, reason="snapshot_compression is zstd")
+
+
+def test_a_folder_that_was_there_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    make_folder(tmp_path)
+    make_folder(tmp_path / "snapshots" / "one")
+    assert [oct(path.stat().st_mode & 0o777) for path in (tmp_path, tmp_path / "snapshots" / "one")] == ["0o755", "0o700"]
 
 
 def test_what_a_killed_run_left_open_is_removed_by_the_next_and_what_another_uses_is_not(tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def said(stderr: str, status: int) -> str:
     if "No space left on device" in stderr or "Disk quota exceeded" in stderr:
         return f"{FULL}; free some space there and run this again"
     found = _SAID.search(stderr)
+    if found and "Query was: LOCK TABLE" in stderr:
+        return "somebody holds a lock on a table (pg_locks says who); wait for that and run this again"
     if found:
         return _QUOTED_VALUE.sub(lambda match: f"{match[1] or ''}(value not shown)", " ".join(found[1].split()))
     return f"it was ended by signal {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"

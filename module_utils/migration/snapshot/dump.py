@@ -252,7 +252,10 @@ def in_size(number: float) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that only its owner can enter, with its parents."""
+    """Make a folder that only its owner can enter, with its parents; one that is there already is left as it is."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.mkdir(mode=0o700, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
     os.chmod(path, 0o700)

@@ -215,7 +215,7 @@ def summary(read: Manifest) -> Iterator[str]:
         rows = sum(table.rows for table in item.content.tables)
         yield (
             f"{item.name}: {rows:,} rows in {len(item.content.tables)} tables at {item.lsn}, PostgreSQL {item.server_version.split(' ')[0]},"
-            f" pg_dump {item.client_version}, {in_size(item.size)}"
+            f" pg_dump {item.client_version}, {in_size(item.size)}{'' if item.roles else '; the roles of its server could not be read'}"
         )
 
 
