@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.lab import postgres
 
 from tests.servers.tls import authority
-from tests.servers.trial import HOSTS, Failed, Trial, standby, trial
+from tests.servers.trial import HOSTS, PROJECT, Failed, Trial, standby, trial
 
 EQUAL = r"equal: \d+ rows in \d+ tables, every column, no difference"
 MUTANT = "SELECT min(id::text)::uuid FROM auth_service.users"
@@ -63,14 +65,17 @@ def run(cell: Cell, programs: Mapping[int, Path], users: int) -> str:
             recode(made, "LATIN1")
         elif cell.special == "settings":
             twist(made)
+            written = local_times(made)
+            return story(made, lambda: require_times(made, written))
         elif cell.special == "clients":  # the runner has the newest clients alone
             made.vars("all", pg_bin_dir=str(programs[max(programs)]))
         return story(made)
 
 
-def story(made: Trial) -> str:
-    """Migrate, again, sessions, a fault that must be found and mended, and the way back."""
+def story(made: Trial, look: Callable[[], None] = lambda: None) -> str:
+    """Migrate (and look), again, sessions, a fault that must be found and mended, and the way back."""
     played = made.play("site", "-e", "snapshot_proof=true", says=EQUAL)
+    look()
     again = made.play("site", "-e", "snapshot_proof=true", says=EQUAL)
     if again.changed:
         raise Failed(f"the second site.yml reports changed={again.changed}")
@@ -118,8 +123,32 @@ def twist(made: Trial) -> None:
             made.sql(host, *(f"ALTER {thing} SET {name} TO {value}" for name, value in settings.items()), dbname="postgres")
 
 
+def local_times(made: Trial) -> set[tuple[Any, ...]]:
+    """Turn a column of the monolith into local times without a zone, say so in the mapping; return what is to arrive, in UTC."""
+    local = f"created_at AT TIME ZONE '{ZONE}'"
+    # The hour that autumn repeats names no instant.
+    once = f"SELECT company_name, created_at AT TIME ZONE 'UTC' FROM companies WHERE ({local}) AT TIME ZONE '{ZONE}' = created_at"
+    written = set(made.rows("monolith", once))
+    made.sql("monolith", f"ALTER TABLE companies ALTER created_at TYPE timestamp USING {local}")
+    made.play("preflight", says=f"time zone is {ZONE}, and mapped columns are timestamps without a zone")
+    mappings = shutil.copytree(PROJECT / "mappings", made.folder / "mappings")
+    path = mappings / "user_service" / "company_profiles.yml"
+    mapped = path.read_text(encoding="utf-8").replace("created_at: created_at", f"created_at: {{sql: \"{local} AT TIME ZONE 'UTC'\"}}")
+    path.write_text(mapped, encoding="utf-8")
+    made.vars("all", migration_mappings_dir=str(mappings))
+    return written
+
+
+def require_times(made: Trial, written: set[tuple[Any, ...]]) -> None:
+    """See that the local times arrived as the same instants."""
+    missing = written - set(made.rows("user_service", "SELECT company_name, created_at FROM user_service.company_profiles"))
+    if missing or not written:
+        raise Failed(f"{len(missing)} of {len(written)} local times did not arrive as the instants that they were")
+
+
+ZONE = "America/Sao_Paulo"
 TWISTED = {
-    "TimeZone": "'America/Sao_Paulo'",
+    "TimeZone": f"'{ZONE}'",
     "DateStyle": "'SQL, DMY'",
     "IntervalStyle": "'sql_standard'",
     "bytea_output": "'escape'",
