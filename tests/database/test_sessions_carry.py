@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import multiprocessing
 import os
 import pickle
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -49,12 +52,32 @@ def fill(world: World) -> None:
     world.add("legacy", {}, data=signing.encode_legacy({**logged_in(3), "_auth_user_hash": signing.auth_hash(PASSWORD.format(3), SECRET, "sha1")}, SECRET))
 
 
+class Bomb:
+    """What must never be unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a session was unpickled",))
+
+
+def pickled(salt: str, algorithm: str, *, pack: bool = False) -> str:
+    """Return a session as PickleSerializer left it, signed rightly, in today's form or (sha1) in the one before 3.1."""
+    raw = pickle.dumps({"_auth_user_id": "1", "cart": Bomb()})
+    key = signing.derive(salt, SECRET, algorithm)
+    if algorithm == "sha1":
+        return base64.b64encode(hmac.digest(key, raw, "sha1").hex().encode() + b":" + raw).decode()
+    payload = ("." + signing._base64(zlib.compress(raw)) if pack else signing._base64(raw)) + ":1tR0Q0"
+    return f"{payload}:{signing._base64(hmac.digest(key, payload.encode(), 'sha256'))}"
+
+
 def test_every_kind_of_session_is_accounted_for(world: World) -> None:
     fill(world)
+    world.add("pickled", {}, data=pickled(signing.SESSION_SALT + "signer", "sha256"))
+    world.add("long pickled", {}, data=pickled(signing.SESSION_SALT + "signer", "sha256", pack=True))
+    world.add("old pickled", {}, data=pickled("django.contrib.sessionsSessionStore", "sha1"))
     result = world.carry()
-    assert (result.live, result.expired) == (9, 1)
+    assert (result.live, result.expired) == (12, 1)
     assert (result.anonymous, result.authenticated, result.not_migrated) == (2, 3, 1)
-    assert result.rejected == {"forged": 1, "no_such_user_id": 1, "undecodable": 1}
+    assert result.rejected == {"forged": 1, "no_such_user_id": 1, "pickled": 3, "undecodable": 1}
     assert result.carried == result.written == 5
     assert result.examples["forged"]
     assert "forged" not in result.examples["forged"]

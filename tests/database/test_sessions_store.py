@@ -173,6 +173,11 @@ def test_an_acl_user_needs_no_more_than_is_documented(start: Start) -> None:
     rights = next(line for line in documented.splitlines() if line.startswith("ACL SETUSER")).partition(" on ")[2].replace(">PASSWORD", f">{PASSWORD}")
     port = start(f"user carrier on {rights}", "user default off")
     write_and_take_back(StoreOptions((Address(HOST, port),), username="carrier", password=PASSWORD))
+    index = "~of:* +sadd +srem +sismember +expireat"  # as documented for an index
+    both = start(f"user carrier on {rights} {index}", "user default off")
+    with contextlib.closing(open_store(StoreOptions((Address(HOST, both),), username="carrier", password=PASSWORD))) as store:
+        assert store.each([("SADD", b"of:user", "key"), ("EXPIREAT", b"of:user", int(time.time()) + 9, "NX"), ("SISMEMBER", b"of:user", "key")]) == [1, 1, 1]
+        assert store.each([("SREM", b"of:user", "key")]) == [1]
     with pytest.raises(MigrationError, match="refuses our login"):
         open_store(StoreOptions((Address(HOST, port),), username="carrier", password="wrong"))
 
@@ -199,6 +204,15 @@ def test_tls_is_verified(start: Start, certificate: tuple[Path, Path], tmp_path:
         open_store(StoreOptions((Address("localhost", port),), password=PASSWORD, tls=True))
     with pytest.raises(MigrationError, match=r"(?i)certificate"):
         open_store(StoreOptions((Address(HOST, port),), password=PASSWORD, tls=True, tls_ca=str(certificate[0])))
+
+
+def test_a_client_certificate_is_shown(start: Start, certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    own = make_certificate(tmp_path, "DNS:carrier")
+    port = tls_front(start(f"requirepass {PASSWORD}"), certificate, client=own[0])
+    options = {"password": PASSWORD, "tls": True, "tls_ca": str(certificate[0])}
+    write_and_take_back(StoreOptions((Address("localhost", port),), tls_cert=str(own[0]), tls_key=str(own[1]), **options), 50)
+    with pytest.raises(MigrationError, match="connection failed"):
+        open_store(StoreOptions((Address("localhost", port),), **options))
 
 
 def test_tls_reaches_every_node_of_a_cluster(start: Start, tmp_path: Path) -> None:
@@ -229,10 +243,13 @@ def test_tls_reaches_the_sentinel_and_the_primary(start: Start, tmp_path: Path) 
         open_store(StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="store", tls=True))
 
 
-def tls_front(port: int, certificate: tuple[Path, Path]) -> int:
+def tls_front(port: int, certificate: tuple[Path, Path], client: Path | None = None) -> int:
     """Put TLS in front of a server, because the wheel's is built without; return the port. Servers among themselves speak to it without TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
+    if client is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(client)
     listener = socket.create_server((HOST, 0))
 
     def pump(source: socket.socket, sink: socket.socket) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from molecule_databases import INVENTORY, PROJECT, ask, tables
+from molecule_databases import INVENTORY, PROJECT, ask, session_store, tables
 
 DATABASES = ("auth_service", "user_service", "migration_control")
 
@@ -32,3 +32,8 @@ def test_no_database_was_made(host: Any) -> None:
 def test_no_artifact_was_left() -> None:
     folder = PROJECT / "artifacts" / INVENTORY.name
     assert not folder.exists() or not any(folder.iterdir())
+
+
+def test_no_session_was_written() -> None:
+    with session_store() as store:
+        assert store.dbsize() == 0
