@@ -14,7 +14,7 @@ description:
   - Reads the migration's records in the control database and, where they exist, the targets' ledgers on the runner, and writes
     C(report.json) and C(report.html) below O(folder) on the controller, in the migration's own folder.
   - The page needs no network and no scripts, and prints well. It holds keys, names of columns and counts, never values of rows.
-  - A report tells what is and never counts as a change. Without a migration nothing is written.
+  - A report tells what is and never counts as a change. Before there is a migration it tells the last preflight; without that nothing is written.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - edulink.migration.connections
@@ -46,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 run_id:
-  description: The migration; empty when there is none.
+  description: The migration; C(preflight) before there is one, empty before the first preflight.
   type: str
   returned: success
 path:
@@ -59,6 +59,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.gates import PREFLIGHT
 from ..module_utils.migration.report.collect import collect
 from ..module_utils.migration.report.page import page
 
@@ -70,7 +71,7 @@ def main() -> None:
         report = collect(Context.from_params(module.params, module.check_mode))
     except MigrationError as exc:
         module.fail_json(msg=str(exc))
-    run_id = report["migration"]["run_id"] if report["migration"] else ""
+    run_id = report["migration"]["run_id"] if report["migration"] else PREFLIGHT if report["phases"] else ""
     module.exit_json(changed=False, run_id=run_id, report=report, html=page(report))
 
 

@@ -29,4 +29,4 @@ def require_preflight(connection: driver.Connection, plan_digest: str, override:
         return f"{fault}; going on, because the gate is overridden"
     if check:
         return f"would require a passed preflight: {fault}"
-    raise MigrationError(f"{fault}; run playbooks/preflight.yml, or go on without it with -e snapshot_override_gates=true (schema_, migrate_)")
+    raise MigrationError(f"{fault}; run playbooks/preflight.yml, or go on without it with -e snapshot_override_gates=true (or migrate_override_gates)")

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import driver, ledger
+from ansible.module_utils.migration import control, driver, gates, ledger
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.preflight import dependencies, pace, privileges, readiness, scan, servers, source_catalog
@@ -45,6 +45,20 @@ def options(postgres: PostgresServer) -> preflight.Options:
 
 def of(findings: list[Finding] | tuple[Finding, ...], rule: str, level: str = "stop") -> list[Finding]:
     return [item for item in findings if (item.rule, item.level) == (rule, level)]
+
+
+def test_later_phases_refuse_a_preflight_that_is_missing_failed_or_of_another_plan(context: Context) -> None:
+    digest = context.plan.digest
+    with closing(control.connect(context.control)) as connection:
+        for record, fault in ((None, "no preflight has been recorded"), (("failed", digest), "failed"), (("passed", "another"), "saw plan another")):
+            if record:
+                control.record(connection, gates.PREFLIGHT, record[0], {}, plan_digest=record[1])
+            with pytest.raises(driver.MigrationError, match=fault):
+                gates.require_preflight(connection, digest)
+            assert "the gate is overridden" in gates.require_preflight(connection, digest, True)
+            assert gates.require_preflight(connection, digest, check=True).startswith("would require")
+        control.record(connection, gates.PREFLIGHT, "passed", {}, plan_digest=digest)
+        assert gates.require_preflight(connection, digest) == ""
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from .. import control, driver, status
 from ..context import Context
 from ..control import Migration, Record
 from ..errors import MigrationError
+from ..gates import PREFLIGHT
 from . import svg
 
 APPLICATION_NAME = "edulink-migration report"
@@ -28,7 +29,9 @@ def collect(context: Context) -> dict[str, Any]:
         driver.database_errors(context.control.place, "reading the migration's records"),
     ):
         migration = control.newest(connection)
-        records = control.history(connection, migration=migration, limit=RECORDS)[::-1] if migration else []
+        # A preflight that failed leaves its record before there is a migration.
+        wanted = {"migration": migration, "limit": RECORDS} if migration else {"kind": PREFLIGHT, "limit": 1}
+        records = control.history(connection, **wanted)[::-1]
         steps = status.read_steps(connection, migration)
     states: list[status.ServiceState] = []
     copies: dict[str, list[tuple[float, float, int]]] = {}
