@@ -59,8 +59,8 @@ options:
     default: auto
   resume:
     description:
-      - Do not read tables again that a validation of this plan found equal before it was interrupted. They were judged at
-        that run's point in time; the outcome says how many.
+      - Go on where a validation of this plan was interrupted. A piece of a table that it read for ten seconds or more is not read again when
+        the versions of its rows are still the same, so the outcome holds for the new point in time; it says how many pieces.
     type: bool
     default: false
   authorisation:
@@ -174,7 +174,7 @@ from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.progress import Progress
 
-KIND, TABLE = "validate", "validate_table"
+KIND, PIECE = "validate", "validate_piece"
 LINES = 20
 
 
@@ -226,8 +226,10 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         tables=params["tables"],
         options=options,
         progress=lambda what, done, total: progress.update(KIND, "both sides", done, total),
-        kept=_kept(context, records, live) if params["resume"] else {},
-        finished=lambda result: control.record(records, TABLE, "equal", asdict(result), migration=live, plan_digest=context.plan.digest),
+        keeping=verify.Keeping(
+            _kept(context, records, live) if params["resume"] else {},
+            lambda piece: control.record(records, PIECE, "read", asdict(piece), migration=live, plan_digest=context.plan.digest),
+        ),
     )
     validation = {
         **found.to_dict(),
@@ -247,13 +249,13 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
     return validation
 
 
-def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.TableResult]:
-    """Return the tables that were found equal since the last validation that came to an end."""
+def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.KeptPiece]:
+    """Return the pieces that were read since the last validation that came to an end."""
     last = control.latest(records, KIND, migration=live)
     since = last.id if last and last.outcome != "error" else 0
-    found = control.history(records, kind=TABLE, migration=live, limit=10_000)
+    found = control.history(records, kind=PIECE, migration=live, limit=10_000)
     return {
-        str(item.detail["target"]): verify.TableResult(**item.detail) for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest
+        str(item.detail["key"]): verify.KeptPiece(**item.detail) for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest
     }
 
 

@@ -29,8 +29,9 @@ from .quote import ident, literal
 RECORD, SHA256, AUTO = "record", "sha256", "auto"
 SEEDS = (8231976, 7041776)
 ID_OFFSET = 12  # in record_send()'s form: columns (4), type (4), length (4), then the first column, which is the id
-MOST_BITS = 16
-ROWS_A_BUCKET = 128  # at most, half of it at least; fewer: more groups, which cost more than the hashes; more: more rows to open for each difference
+MOST_BITS = 14  # of a first scan, so that the sums of a piece of a huge table can be kept
+FINEST_BITS = 24
+ROWS_A_BUCKET = 1024  # at most, half of it at least; fewer: more sums to carry from each piece; more: more rows to open for each difference
 TEXT_TYPES = ("text", "character varying", "character", "bpchar", "name", "citext")
 
 # Values of a type that a careless form would confuse; bytea's lengths pass every branch of the hash (12-byte blocks and tails).
@@ -94,9 +95,17 @@ class Digest:
         return first, second
 
     def forms(self, row: str) -> str:
-        """Return the joins that bring in r, the form of a row, and d when the method needs it; computed once for a row."""
+        """Return the joins that bring in r, the form of a row, and d when the method needs it; computed once for a row.
+
+        Slower than within() by a tenth, but a filter can come before it, and PostgreSQL's parallel query reaches it.
+        """
         form = f" CROSS JOIN LATERAL (SELECT {row} AS r OFFSET 0) AS form"
         return form + (" CROSS JOIN LATERAL (SELECT sha256(r) AS d OFFSET 0) AS hash" if self.method == SHA256 else "")
+
+    def within(self, row: str, source: str) -> str:
+        """Return the FROM item with r (and d) of every row of `source`, a FROM item with its WHERE; computed once for a row."""
+        form = f"(SELECT {row} AS r FROM {source} OFFSET 0) AS form"
+        return f"(SELECT r, sha256(r) AS d FROM {form} OFFSET 0) AS hash" if self.method == SHA256 else form
 
 
 @dataclass(frozen=True)
@@ -148,9 +157,11 @@ def target_row(target: Target, digest: Digest) -> Row:
 
 
 def bucket_of(bytes_sql: str, offset: int, bits: int) -> str:
-    """Return the SQL of the bucket: the leading bits of an id that starts at `offset` of some bytes."""
-    pair = f"(get_byte({bytes_sql}, {offset}) << 8 | get_byte({bytes_sql}, {offset + 1}))"
-    return f"{pair} >> {MOST_BITS - bits}" if bits < MOST_BITS else pair
+    """Return the SQL of the bucket: the leading bits (FINEST_BITS at most) of an id that starts at `offset` of some bytes."""
+    width = max(1, (bits + 7) // 8)
+    joined = " | ".join(f"(get_byte({bytes_sql}, {offset + n}) << {8 * (width - 1 - n)})" for n in range(width - 1))
+    whole = f"({joined} | get_byte({bytes_sql}, {offset + width - 1}))" if joined else f"get_byte({bytes_sql}, {offset})"
+    return f"{whole} >> {8 * width - bits}" if bits < 8 * width else whole
 
 
 def bits_for(rows: float) -> int:
@@ -158,26 +169,40 @@ def bits_for(rows: float) -> int:
     return max(0, min(MOST_BITS, int(rows / ROWS_A_BUCKET).bit_length()))
 
 
-def buckets(row: Row, digest: Digest, bits: int, where: str = "") -> str:
-    """Return the SELECT of (bucket, rows, lane sums), one scan of the side."""
+def buckets(row: Row, digest: Digest, bits: int, where: str = "", *, shared: bool = False) -> str:
+    """Return the SELECT of (bucket, rows, lane sums as text), one scan of the side; `shared` among PostgreSQL's parallel workers."""
     first, second = digest.lanes
+    rows = f"{row.source}{digest.forms(row.form())}{where}" if shared else digest.within(row.form(), row.source + where)
     return (
-        f"SELECT b, count(*), sum(h1), sum(h2) FROM (SELECT {bucket_of('r', ID_OFFSET, bits)} AS b, {first} AS h1, {second} AS h2"
-        f" FROM {row.source}{digest.forms(row.form())}{where}) AS digested GROUP BY b"
+        f"SELECT b, count(*), sum(h1)::text, sum(h2)::text FROM (SELECT {bucket_of('r', ID_OFFSET, bits)} AS b, {first} AS h1, {second} AS h2"
+        f" FROM {rows}) AS digested GROUP BY b"
     )
 
 
-def opened(row: Row, digest: Digest, bits: int, numbers: Sequence[int] | None, extra: Sequence[str], where: str = "") -> str:
-    """Return the SELECT of (id, lanes, extra) of the rows in some buckets (None: of all); others pay for their id only."""
+def finer(row: Row, digest: Digest, bits: int, coarse: int, numbers: Sequence[int], where: str = "") -> str:
+    """Return the same for the rows in some of the buckets of `coarse` bits, in buckets of more bits; bucket NULL has the rows without an id."""
     first, second = digest.lanes
-    chosen = "true"
-    if numbers is not None:
-        chosen = f"({bucket_of('i', 0, bits)} = ANY ('{{{','.join(map(str, numbers))}}}'::int[]) OR i IS NULL)"
-    columns = ", ".join(["encode(i, 'hex')", first, second, *extra])
     return (
-        f"SELECT {columns} FROM {row.source} CROSS JOIN LATERAL (SELECT {row.id} AS i OFFSET 0) AS own"
-        f"{digest.forms(row.form('i'))}{where}{' AND ' if where else ' WHERE '}{chosen}"
+        f"SELECT {bucket_of('i', 0, bits)} AS b, count(*), sum({first})::text, sum({second})::text"
+        f" FROM {_chosen(row, digest, coarse, numbers, where)} GROUP BY b"
     )
+
+
+def opened(row: Row, digest: Digest, bits: int, numbers: Sequence[int], extra: Sequence[str], where: str = "", *, nulls: bool = True) -> str:
+    """Return the SELECT of (id and lanes as bytes, extra) of the rows in some buckets, with `nulls` also of those without an id.
+
+    Other rows pay for their id only.
+    """
+    first, second = digest.lanes
+    columns = ", ".join([f"coalesce(i, ''::bytea) || int8send({first}) || int8send({second})", *extra])
+    return f"SELECT {columns} FROM {_chosen(row, digest, bits, numbers, where, nulls)}"
+
+
+def _chosen(row: Row, digest: Digest, bits: int, numbers: Sequence[int], where: str, nulls: bool = True) -> str:
+    """Return the FROM item, WHERE included, of the rows in some buckets, with i, r (and d)."""
+    among = f"({bucket_of('i', 0, bits)} = ANY ('{{{','.join(map(str, numbers))}}}'::int[]){' OR i IS NULL' if nulls else ''})"
+    own = f" CROSS JOIN LATERAL (SELECT {row.id} AS i OFFSET 0) AS own"
+    return f"{row.source}{own}{digest.forms(row.form('i'))}{where}{' AND ' if where else ' WHERE '}{among}"
 
 
 def handshake(sides: Mapping[str, driver.Connection], targets: Sequence[Target], wanted: str = AUTO) -> Digest:

@@ -5,24 +5,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import queue
+import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from . import driver
 from .context import Context
 from .errors import MigrationError
 from .plan import Target
-from .quote import ident, literal
+from .quote import ident, literal, qualified
 
 APPLICATION_NAME = "edulink-migration validate"
 SETTINGS: Mapping[str, str] = {"work_mem": "64MB", "jit": "off"}
 
 Rows = list[tuple[Any, ...]]
+Ask = Callable[[str], Rows]
+Result = TypeVar("Result")
+_SHORT, _LONG, _COPY_HEADER = struct.Struct("!h"), struct.Struct("!i"), 19
 ForeignKeys = frozenset[tuple[str, str, str, str]]  # table, column, referenced table, its column
 POSITION = (
     "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,"
@@ -108,6 +114,52 @@ class Sides:
         """Run a statement on a target."""
         return self._pools["targets"].submit(_run, self._targets[service], statement, doing)
 
+    def source_copy(self, select: str, doing: str) -> Future[bytes]:
+        """Return what a SELECT on the source gives in binary COPY format (rows_of_copy() reads it): a third of the memory of rows."""
+        return self._pools["source"].submit(_copy, self._source, select, doing)
+
+    def target_copy(self, service: str, select: str, doing: str) -> Future[bytes]:
+        """Return what a SELECT on a target gives in binary COPY format."""
+        return self._pools["targets"].submit(_copy, self._targets[service], select, doing)
+
+    def source_job(self, job: Callable[[Ask], Result], doing: str) -> Future[Result]:
+        """Run statements one after the other on one connection of the source."""
+        return self._pools["source"].submit(_work, self._source, job, doing)
+
+    def target_job(self, service: str, job: Callable[[Ask], Result], doing: str) -> Future[Result]:
+        """Run statements one after the other on one connection of a target."""
+        return self._pools["targets"].submit(_work, self._targets[service], job, doing)
+
+    def span(self, table: str, column: str) -> tuple[int, int, float] | None:
+        """Return the least and greatest value of a source column and the table's rows; None unless it is an integer with an index of its own."""
+        relation = qualified(self.schema, table)
+        indexed = (
+            "SELECT c.reltuples FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS m ON m.oid = x.relam AND m.amname = 'btree'"
+            " JOIN pg_class AS c ON c.oid = i.indrelid JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]"
+            f" WHERE c.oid = {literal(relation)}::regclass AND a.attname = {literal(column)} AND i.indisvalid AND i.indpred IS NULL"
+            " AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) LIMIT 1"
+        )
+        doing = f"looking where {table} can be cut"
+        found = self.source(indexed, doing).result()[0]
+        if not found:
+            return None
+        low, high = self.source(f"SELECT min({ident(column)}), max({ident(column)}) FROM {relation}", doing).result()[0][0]
+        return None if low is None else (low, high, float(found[0][0]))
+
+    def plain_tables(self) -> frozenset[str]:
+        """Return the names of the source's relations whose rows have versions: tables, not views."""
+        statement = f"SELECT relname FROM pg_class WHERE relnamespace = {literal(ident(self.schema))}::regnamespace AND relkind IN ('r', 'p')"
+        return frozenset(row[0] for row in self.source(statement, "looking for the source's tables").result()[0])
+
+    def blocks(self, target: Target) -> int:
+        """Return how many pages a target's plain table has; 0 for anything else."""
+        found = self.ask(
+            target.service,
+            "SELECT pg_relation_size(c.oid) / current_setting('block_size')::int FROM pg_class AS c"
+            f" WHERE c.oid = to_regclass({literal(target.qualified)}) AND c.relkind = 'r'",
+        )
+        return int(found[0][0]) if found else 0
+
     def ask(self, service: str, statement: str) -> Rows:
         """Run a short statement on a target."""
         return self.target(service, statement, "reading the migration's tables").result()[0]
@@ -171,11 +223,44 @@ class Sides:
                     connection.close()
 
 
+def rows_of_copy(data: bytes) -> Iterator[tuple[bytes, ...]]:
+    """Yield the rows of binary COPY data (PostgreSQL manual, COPY, "Binary Format"); NULL is read as empty."""
+    place = _COPY_HEADER
+    (fields,) = _SHORT.unpack_from(data, place)
+    while fields != -1:
+        place += 2
+        row = []
+        for _ in range(fields):
+            (length,) = _LONG.unpack_from(data, place)
+            place += 4
+            row.append(data[place : place + max(length, 0)])
+            place += max(length, 0)
+        yield tuple(row)
+        (fields,) = _SHORT.unpack_from(data, place)
+
+
 def _run(database: _Database, statement: str, doing: str) -> tuple[Rows, float]:
+    started = time.monotonic()
+    return _work(database, lambda ask: ask(statement), doing), time.monotonic() - started
+
+
+def _work(database: _Database, job: Callable[[Ask], Result], doing: str) -> Result:
+    with _connection(database, doing) as connection:
+        return job(lambda statement: driver.rows(connection, statement))
+
+
+def _copy(database: _Database, select: str, doing: str) -> bytes:
+    buffer = io.BytesIO()
+    with _connection(database, doing) as connection, connection.cursor() as cursor:
+        cursor.copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", buffer)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _connection(database: _Database, doing: str) -> Iterator[driver.Connection]:
     connection = database.free.get()
     try:
-        started = time.monotonic()
         with driver.database_errors(database.place, doing):
-            return driver.rows(connection, statement), time.monotonic() - started
+            yield connection
     finally:
         database.free.put(connection)

@@ -126,8 +126,15 @@ def test_sha256_is_used_when_it_is_asked_for(connection: Connection) -> None:
     assert d.handshake({"one": connection}, [target("uuid")], d.SHA256).method == d.SHA256
 
 
-def test_buckets_hold_some_dozens_of_rows() -> None:
+def test_buckets_hold_some_hundreds_of_rows() -> None:
     assert d.bits_for(0) == 0
-    for rows_ in (1_000, 200_000, 1_000_000):
-        assert 60 <= rows_ / 2 ** d.bits_for(rows_) <= 128
+    for rows_ in (10_000, 200_000, 1_000_000):
+        assert d.ROWS_A_BUCKET / 2 <= rows_ / 2 ** d.bits_for(rows_) <= d.ROWS_A_BUCKET
     assert d.bits_for(10**9) == d.MOST_BITS
+
+
+@pytest.mark.parametrize("bits", [0, 1, 7, 8, 9, 15, 16, 17, 23, 24])
+def test_buckets_are_the_leading_bits(connection: Connection, bits: int) -> None:
+    raw = "00a5c3e1f0123456789abcdef0112233"
+    ((number,),) = rows(connection, "SELECT " + d.bucket_of(f"decode('{raw}', 'hex')", 1, bits))
+    assert number == int(raw[2:8], 16) >> (24 - bits)

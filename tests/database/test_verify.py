@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, baseline, canary, verify
+from ansible.module_utils.migration import authorisation, baseline, canary, opening, verify
 from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
 
@@ -178,7 +178,7 @@ def test_differences_that_stay_while_somebody_writes_persist(world: w.World) -> 
     run(world.source, "UPDATE auth_user SET email = 'new@example.org' WHERE username = 'ada'")
 
     def write(what: str, done: int, total: int) -> None:
-        run(world.source, "UPDATE institutions SET name = name || 'x'")
+        run(world.source, "UPDATE institutions SET name = name")
 
     options = verify.Options(settle_attempts=1, settle_seconds=0.01)
     found = verify.compare(world.context, w.PLAN_TIME, options=options, progress=write)
@@ -313,23 +313,93 @@ def test_a_missing_pgbench_is_one_clear_line(world: w.World, tmp_path: Path) -> 
         baseline.measure(world.context, str(tmp_path), seconds=1)
 
 
-def test_tables_that_an_interrupted_run_found_equal_are_not_read_again(world: w.World) -> None:
-    class Killed(Exception):
-        pass
+SMALL = dataclasses.replace(QUICK, piece_rows=20)
 
-    done: list[verify.TableResult] = []
 
-    def finished(result: verify.TableResult) -> None:
-        done.append(result)
-        if len(done) == 4:
+class Killed(Exception):
+    pass
+
+
+def interrupted(world: w.World, pieces: int) -> dict[str, verify.KeptPiece]:
+    """Return what a validation had kept when it was killed after so many pieces."""
+    kept: dict[str, verify.KeptPiece] = {}
+
+    def keep(piece: verify.KeptPiece) -> None:
+        kept[piece.key] = piece
+        if len(kept) == pieces:
             raise Killed
 
     with pytest.raises(Killed):
-        verify.compare(world.context, w.PLAN_TIME, options=QUICK, finished=finished)
-    kept = {result.target: result for result in done}
-    rest: list[verify.TableResult] = []
-    found = verify.compare(world.context, w.PLAN_TIME, options=QUICK, kept=kept, finished=rest.append)
-    assert found.passed
-    assert len(found.tables) == 10
-    assert {result.target for result in rest} == set(found.tables) - set(kept)
-    assert "4 tables were found equal by an interrupted run" in found.consistency
+        verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping({}, keep, seconds=0))
+    return kept
+
+
+def resumed(world: w.World, kept: dict[str, verify.KeptPiece]) -> tuple[verify.Verification, int]:
+    """Return a validation that goes on from there, and how many pieces it read itself."""
+    fresh: list[verify.KeptPiece] = []
+    found = verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping(kept, fresh.append, seconds=0))
+    return found, len(fresh)
+
+
+def analyze(world: w.World) -> None:
+    for endpoint in (world.source, *world.targets.values()):
+        run(endpoint, "ANALYZE")
+
+
+def test_small_pieces_come_to_the_same_digests(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+    analyze(world)
+    whole, cut = compare(), compare(piece_rows=20)
+    assert cut.passed, lines(cut)
+    assert [(t.source_digest, t.target_digest, t.source_rows) for t in cut.tables.values()] == [
+        (t.source_digest, t.target_digest, t.source_rows) for t in whole.tables.values()
+    ]
+    assert [(reference.checked, reference.dangling) for reference in cut.references] == [(r.checked, r.dangling) for r in whole.references]
+
+
+def test_pieces_that_an_interrupted_run_read_are_not_read_again(world: w.World) -> None:
+    analyze(world)
+    kept = interrupted(world, 9)
+    found, fresh = resumed(world, kept)
+    assert found.passed, lines(found)
+    assert "9 of " in found.consistency
+    assert "pieces were read by an interrupted run" in found.consistency
+    assert resumed(world, {})[1] == fresh + 9
+
+
+def test_a_kept_piece_whose_rows_changed_is_read_again(world: w.World) -> None:
+    analyze(world)
+    everything: dict[str, verify.KeptPiece] = {}
+    verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping({}, lambda piece: everything.update({piece.key: piece}), seconds=0))
+    assert resumed(world, everything)[1] == 0
+    id_ = one_user(world)
+    run(world.targets["auth_service"], f"UPDATE auth_service.users SET is_active = NOT is_active WHERE id = '{id_}'")
+    found, fresh = resumed(world, everything)
+    assert [finding.columns for finding in found.findings] == [("is_active",)]
+    assert 0 < fresh < len(everything) / 2
+    run(world.source, "UPDATE users_profile SET bio = bio || ' ' WHERE id = (SELECT min(id) FROM users_profile WHERE bio IS NOT NULL)")
+    found, _ = resumed(world, everything)
+    assert sorted(finding.columns for finding in found.findings) == [("bio",), ("is_active",)]
+    run(world.targets["user_service"], "DELETE FROM user_service.roles")
+    assert resumed(world, everything)[0].tables["user_service.roles"].kinds == {"missing": found.tables["user_service.roles"].source_rows}
+
+
+def test_many_differences_are_opened_in_small_batches_to_the_same_findings(
+    world: w.World, compare: Callable[..., verify.Verification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(world.targets["auth_service"], "UPDATE auth_service.users SET username = username || 'x' WHERE get_byte(uuid_send(id), 3) < 60")
+    run(world.targets["user_service"], "UPDATE user_service.roles SET is_active = NOT is_active")
+    expected = sorted(lines(compare()))
+    monkeypatch.setattr(opening, "OPENED_ROWS", 12)
+    assert sorted(lines(compare())) == expected
+    assert len(expected) > 100
+
+
+def test_rows_without_an_id_are_counted_once_each(
+    world: w.World, compare: Callable[..., verify.Verification], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = world.targets["auth_service"]
+    run(target, "ALTER TABLE migration.id_map ALTER id DROP NOT NULL")
+    run(target, "INSERT INTO migration.id_map SELECT entity, source_key || 'x', NULL FROM migration.id_map LIMIT 2")
+    monkeypatch.setattr(opening, "OPENED_ROWS", 3)
+    found = compare()
+    assert [finding.kind for finding in found.findings if finding.id is None] == ["extra", "duplicate"]

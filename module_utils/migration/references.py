@@ -1,0 +1,124 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check that each id of another table has its row there, also where that table is in another database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from .opening import Located
+from .outcome import MISSING, Reference
+from .pieces import range_of
+from .plan import Cell, Part, Plan, Target
+from .quarantine import Rejects, without
+from .quote import ident, literal
+from .scan import ForeignKeys, Rows, Sides
+
+Ranges = Mapping[tuple[str, str], Sequence[tuple[int | None, int | None]]]  # target, part -> where it is cut
+
+@dataclass(frozen=True)
+class Check:
+    """One column whose ids live in `other`, with the statements that look at it on the source, under way."""
+
+    target: Target
+    column: str
+    other: Target
+    jobs: tuple[Future[tuple[Rows, float]], ...]
+
+
+def start(sides: Sides, plan: Plan, targets: Sequence[Target], rejects: Rejects, ranges: Ranges, keys_of_source: ForeignKeys) -> list[Check]:
+    """Begin to check, on the source and by its integer keys, each column that refers to another table against what that table's part yields.
+
+    That holds for rows that are proven equal. A part is read in the ranges in which it is scanned.
+    """
+    entities = {entity.name: entity for entity in plan.entities}
+    by_table = {(target.service, target.table): target for target in plan.targets}
+    checks = []
+    for target in targets:
+        if target.bookkeeping:
+            continue
+        for column in target.columns:
+            cells = [(part, cell) for part in target.parts for cell in part.cells if cell.name == column and cell.is_id and cell.key]
+            for entity in dict.fromkeys(cell.entity for _, cell in cells):
+                other = by_table.get((entities[str(entity)].service, entities[str(entity)].target))
+                if other is None:  # minted without a table of its own: its id map is what others hold
+                    continue
+                home = next(part for part in other.parts if part.entity == entity)
+                statements = [
+                    _statement(sides.schema, part, str(cell.key), home, rejects[target.name], rejects.get(other.name, {}), low_high)
+                    for part, cell in cells
+                    if cell.entity == entity and not (_by_foreign_key(part, cell, home, keys_of_source) and not rejects.get(other.name))
+                    for low_high in ranges[target.name, part.name]
+                ]
+                jobs = tuple(sides.source(statement, f"checking {target.name}.{column}") for statement in statements)
+                checks.append(Check(target, column, other, jobs))
+    return checks
+
+
+def finish(sides: Sides, checks: Sequence[Check], located: Mapping[str, Sequence[Located]]) -> list[Reference]:
+    """Return what the checks came to; ids of rows that were not proven equal, and rows that miss in the other table, are looked up in the targets."""
+    found = []
+    for check in checks:
+        checked = dangling = 0
+        keys: list[str] = []
+        for job in check.jobs:
+            for count, bad, some in job.result()[0]:
+                checked, dangling = checked + count, dangling + bad
+                keys += some or []
+        bad, some_ids = _look_up(sides, check.target, check.column, check.other, located)
+        by = "join" if check.jobs else "foreign key"
+        found.append(Reference(check.target.name, check.column, check.other.name, checked, dangling + bad, (*keys, *some_ids)[:20], by))
+    return found
+
+
+def _by_foreign_key(part: Part, cell: Cell, home: Part, foreign_keys: ForeignKeys) -> bool:
+    """Tell whether the source itself guarantees that the cell's key has its row, and that row is one of the other table's."""
+    if part.table is None or home.table is None or len(cell.reads) != 1 or cell.key != f"src.{ident(cell.reads[0])}":
+        return False
+    return (part.table, cell.reads[0], home.table, home.key[0]) in foreign_keys
+
+
+def _statement(
+    schema: str,
+    part: Part,
+    key: str,
+    home: Part,
+    own_rejects: Mapping[str, Sequence[str]],
+    other_rejects: Mapping[str, Sequence[str]],
+    low_high: tuple[int | None, int | None],
+) -> str:
+    """Return the SELECT of (checked, dangling, some source keys) for one part's column in a range of chunk_by."""
+    predicate = range_of(*low_high)
+    # The range holds for the other table's key too when it is the column that is cut by; so neither side is read beyond it.
+    same = predicate if key == f"src.{ident(part.chunk_by)}" and home.key[0] == home.chunk_by else None
+    inner = home.select_columns([f"src.{ident(home.key[0])} AS home_key"], schema, same) + without(home, other_rejects, same)
+    outer = part.select_columns([f"({key}) AS refers", f"{part.key_text} AS key"], schema, predicate) + without(part, own_rejects, predicate)
+    return (
+        "SELECT count(*), count(*) FILTER (WHERE home.home_key IS NULL), (array_agg(rows.key) FILTER (WHERE home.home_key IS NULL))[1:20]"
+        f" FROM ({outer}) AS rows LEFT JOIN ({inner}) AS home ON home.home_key = rows.refers WHERE rows.refers IS NOT NULL"
+    )
+
+
+def _look_up(sides: Sides, target: Target, column: str, other: Target, located: Mapping[str, Sequence[Located]]) -> tuple[int, list[str]]:
+    """Return how many references hang that the source cannot know of, and some ids of their rows."""
+    unproven = [str(item.finding.id) for item in located.get(target.name, []) if item.finding.kind != MISSING and item.finding.id]
+    gone = [str(item.finding.id) for item in located.get(other.name, []) if item.finding.kind == MISSING and item.finding.id]
+    mine, name = f"t.{ident(target.id_column)}", f"t.{ident(column)}"
+    reading = f"looking up {target.name}.{column}"
+    pairs: dict[str, str] = {}
+    for where, values in ((mine, unproven), (name, gone)):
+        for start in range(0, len(values), 50_000):
+            listed = literal("{" + ",".join(values[start : start + 50_000]) + "}")
+            statement = f"SELECT {mine}::text, {name}::text FROM {target.qualified} AS t WHERE {where} = ANY ({listed}::uuid[]) AND {name} IS NOT NULL"
+            pairs.update(sides.target(target.service, statement, reading).result()[0])
+    wanted = sorted(set(pairs.values()))
+    there: set[str] = set()
+    for start in range(0, len(wanted), 50_000):
+        listed = literal("{" + ",".join(wanted[start : start + 50_000]) + "}")
+        statement = f"SELECT o.{ident(other.id_column)}::text FROM {other.qualified} AS o WHERE o.{ident(other.id_column)} = ANY ({listed}::uuid[])"
+        there |= {row[0] for row in sides.target(other.service, statement, reading).result()[0]}
+    hanging = [id_ for id_, refers in pairs.items() if refers not in there]
+    return len(hanging), [f"id {id_}" for id_ in hanging[:20]]
