@@ -61,7 +61,7 @@ def _service(context: Context, service: str, options: Options, plan_time: str, a
     try:
         pin = ledger.pinned(connection)
         if pin is not None:
-            ledger.require_same_plan(pin, context.plan.digest, service)
+            ledger.require_same_plan(pin, context.plan, service)
             if ledger.has_chunks(connection):
                 return [
                     TablePreview(target, int(rows), int(expected), int(total) - int(done))

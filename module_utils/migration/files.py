@@ -294,7 +294,7 @@ def _prepare_ledger(context: Context, service: str, manifest: Manifest, folder: 
         with database_errors(context.targets[service].place, "preparing the ledger"), connection:
             pin = ledger.pinned(connection)
             if pin is not None:
-                ledger.require_same_plan(pin, context.plan.digest, service)
+                ledger.require_same_plan(pin, context.plan, service)
             ledger.create(connection, context.plan, service, plan_time, run_id)
             if ledger.has_chunks(connection):
                 if not driver.scalar(connection, "SELECT EXISTS (SELECT FROM migration.epochs WHERE id = %s)", (manifest.epoch,)):

@@ -9,13 +9,15 @@ a runner that dies gives its chunks back by dying, and a kill at any instant los
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import driver
 from .errors import MigrationError
-from .plan import BOOKKEEPING, Plan, Target
+from .plan import BOOKKEEPING, Plan, Target, without_places
 from .quote import ident, qualified
 
 _LOCK = "hashtext('edulink-migration ledger')"
@@ -28,6 +30,7 @@ CREATE TABLE IF NOT EXISTS migration.pin (
     fingerprint text NOT NULL,
     plan_time timestamp NOT NULL,
     run_id text NOT NULL,
+    parts jsonb NOT NULL DEFAULT '{}',
     pinned_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at timestamptz
 );
@@ -107,12 +110,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Pin:
-    """What a target database is pinned to."""
+    """What a target database is pinned to; `parts` are digests of what the plan is made of, by their names."""
 
     plan_digest: str
     plan_time: str
     run_id: str
     finished: bool
+    parts: Mapping[str, str]
 
 
 def exists(connection: driver.Connection) -> bool:
@@ -124,18 +128,39 @@ def pinned(connection: driver.Connection) -> Pin | None:
     """Return what this database is pinned to, or None."""
     if not exists(connection):
         return None
-    found = driver.rows(connection, "SELECT plan_digest, plan_time::text, run_id, finished_at IS NOT NULL FROM migration.pin")
+    found = driver.rows(connection, "SELECT plan_digest, plan_time::text, run_id, finished_at IS NOT NULL, parts FROM migration.pin")
     return Pin(*found[0]) if found else None
 
 
-def require_same_plan(pin: Pin, plan_digest: str, service: str, inventory: str = "<inventory>") -> None:
-    """Raise when a ledger belongs to another plan."""
-    if pin.plan_digest != plan_digest:
+def require_same_plan(pin: Pin, plan: Plan, service: str) -> None:
+    """Raise when a ledger belongs to another plan; say which mapping, whose schema SQL, or that the namespace has changed."""
+    if pin.plan_digest != plan.digest:
         raise MigrationError(
-            f"{service}: its ledger was begun with plan {pin.plan_digest[:12]} (migration {pin.run_id}), this run has plan {plan_digest[:12]}:"
-            f" a mapping, the schema SQL or the namespace has changed. Restore what was changed, or start over with"
-            f" 'ansible-playbook playbooks/rollback.yml -i {inventory}'"
+            f"{service}: its ledger was begun with plan {pin.plan_digest[:12]} (migration {pin.run_id}), this run has plan {plan.digest[:12]}:"
+            f" changed: {', '.join(changed(pin, plan)) or 'a mapping, the schema SQL or the namespace'}. Restore what was changed, or start over"
+            " with playbooks/rollback.yml"
         )
+
+
+def changed(pin: Pin, plan: Plan) -> list[str]:
+    """Return the names of what differs between the pinned plan and this one."""
+    now = parts_of(plan)
+    return sorted(name for name in now.keys() | pin.parts.keys() if now.get(name) != pin.parts.get(name))
+
+
+def parts_of(plan: Plan) -> dict[str, str]:
+    """Return a digest of each mapping file, each service's schema SQL and the namespace, by what an operator calls them."""
+    essence: dict[str, list[object]] = {}
+    for target in plan.targets:
+        for part in target.parts:
+            essence.setdefault(part.path, []).append([target.name, part.name, part.entity, part.select("source"), part.key_text, part.chunk_by])
+        for policy in target.policies:
+            if target.parts:
+                essence[target.parts[0].path].append([policy.column, policy.rule, policy.policy, policy.placeholder])
+    for service, contract in plan.contracts:
+        essence[f"the schema SQL of {service}"] = [without_places(contract)]
+    essence["migration_namespace"] = [plan.fingerprint]
+    return {name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16] for name, value in essence.items()}
 
 
 def create(connection: driver.Connection, plan: Plan, service: str, plan_time: str, run_id: str) -> None:
@@ -151,8 +176,8 @@ def create(connection: driver.Connection, plan: Plan, service: str, plan_time: s
                 )
                 cursor.execute(f"CREATE TABLE IF NOT EXISTS {target.qualified} ({columns})")
         cursor.execute(
-            "INSERT INTO migration.pin (plan_digest, fingerprint, plan_time, run_id) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            (plan.digest, plan.fingerprint, plan_time, run_id),
+            "INSERT INTO migration.pin (plan_digest, fingerprint, plan_time, run_id, parts) VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+            (plan.digest, plan.fingerprint, plan_time, run_id, json.dumps(parts_of(plan))),
         )
 
 

@@ -219,7 +219,7 @@ class Plan:
                 for part in target.parts
             ],
             "policies": [[target.name, policy.column, policy.rule, policy.policy, policy.placeholder] for target in self.targets for policy in target.policies],
-            "contracts": [[name, _without_places(contract)] for name, contract in self.contracts],
+            "contracts": [[name, without_places(contract)] for name, contract in self.contracts],
             "fingerprint": self.fingerprint,
         }
         return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
@@ -282,11 +282,12 @@ def replaced(rule: str, sql: str, kind: str) -> str | None:
     return f"({sql}) IS NULL{blank}" if rule in ("blank", "not_null") else None
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
+    """Return a contract's data without the places in files where its parts stand."""
     if isinstance(value, Mapping):
-        return {key: _without_places(item) for key, item in value.items() if key not in ("path", "line", "place")}
+        return {key: without_places(item) for key, item in value.items() if key not in ("path", "line", "place")}
     if isinstance(value, (list, tuple)):
-        return [_without_places(item) for item in value]
+        return [without_places(item) for item in value]
     return value
 
 

@@ -160,7 +160,7 @@ def _prepare_service(context: Context, service: str, plan_time: str, run_id: str
         with database_errors(endpoint.place, "preparing the ledger"), connection:
             pin = ledger.pinned(connection)
             if pin is not None:
-                ledger.require_same_plan(pin, context.plan.digest, service)
+                ledger.require_same_plan(pin, context.plan, service)
                 if pin.plan_time.rstrip("0") != plan_time.rstrip("0"):
                     raise MigrationError(
                         f"{service}: its ledger belongs to migration {pin.run_id}, which is not the open one ({run_id});"
@@ -170,7 +170,7 @@ def _prepare_service(context: Context, service: str, plan_time: str, run_id: str
                     return
             ledger.create(connection, context.plan, service, plan_time, run_id)
             if (now := ledger.pinned(connection)) is not None:  # another runner may have pinned it while this one waited
-                ledger.require_same_plan(now, context.plan.digest, service)
+                ledger.require_same_plan(now, context.plan, service)
             if ledger.has_chunks(connection):
                 return  # another runner planned them while this one waited for the lock
             ledger.add_rejects(connection, aside.of(service))

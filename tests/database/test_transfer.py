@@ -18,6 +18,7 @@ import pytest
 from ansible.module_utils.migration import build, ddl, driver, files, id_map_csv, ids, ledger, reconcile, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan import Policy
@@ -48,7 +49,7 @@ def world(databases: Callable[..., Endpoint]) -> Context:
     fill(source, 1500, seed=7)
     for name, contract in plan.contracts:
         connection = ddl.connect(targets[name], Contract.from_dict(contract))
-        ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(contract)))
+        ddl.apply(connection, plan_schema(connection, Contract.from_dict(contract)))
         connection.close()
     return Context(plan=plan, source=source, targets=targets, control=source, namespace=NAMESPACE)
 
@@ -219,11 +220,19 @@ def _with_primary_key(context: Context) -> set[str]:
     return found
 
 
-def test_another_plan_is_refused_with_the_command_that_starts_over(world: Context, databases: Callable[..., Endpoint]) -> None:
-    run(world)
-    other = world.plan.__class__(world.plan.targets, world.plan.entities, world.plan.contracts, "0" * 16)
-    with pytest.raises(MigrationError, match=r"playbooks/rollback\.yml"):
-        run(Context(plan=other, source=world.source, targets=world.targets, control=world.control, namespace=NAMESPACE))
+def test_another_plan_is_refused_with_what_has_changed_and_the_command_that_starts_over(world: Context) -> None:
+    transfer.prepare(world, PLAN_TIME, RUN_ID, options())
+    users = next(target for target in world.plan.targets if target.name == "auth_service.users")
+    part = dataclasses.replace(users.parts[0], cells=users.parts[0].cells[:-1])
+    mapping = dataclasses.replace(
+        world.plan, targets=tuple(dataclasses.replace(users, parts=(part,)) if target is users else target for target in world.plan.targets)
+    )
+    contract = {**world.plan.contracts[1][1], "tables": world.plan.contracts[1][1]["tables"][:-1]}
+    schema = dataclasses.replace(world.plan, contracts=(world.plan.contracts[0], (world.plan.contracts[1][0], contract)))
+    namespace = dataclasses.replace(world.plan, fingerprint="0" * 16)
+    for plan, named in ((mapping, "mappings/auth_service/users.yml"), (schema, "the schema SQL of user_service"), (namespace, "migration_namespace")):
+        with pytest.raises(MigrationError, match=rf"changed: {named}\. .*playbooks/rollback\.yml"):
+            transfer.prepare(dataclasses.replace(world, plan=plan), PLAN_TIME, RUN_ID, options())
 
 
 def test_rows_of_the_service_stay_and_indexes_end_the_same(world: Context) -> None:
