@@ -119,6 +119,8 @@ from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.contract import Contract
 from ..module_utils.migration.control import Migration
 from ..module_utils.migration.ddl import Action
+from ..module_utils.migration.ddl_epilogue import plan_epilogue
+from ..module_utils.migration.ddl_index import plan_index
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.progress import Progress
 
@@ -151,8 +153,8 @@ def _present(
     context: Context, endpoint: driver.Endpoint, contract: Contract, options: build.Options, migration: Migration | None, params: dict[str, Any]
 ) -> dict[str, Any]:
     with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
-        actions = ddl.plan_index(connection, contract, params["mode"], assume_tables=context.check)
-        epilogue = ddl.plan_epilogue(connection, contract, assume_tables=context.check)
+        actions = plan_index(connection, contract, params["mode"], assume_tables=context.check)
+        epilogue = plan_epilogue(connection, contract, assume_tables=context.check)
         touched = sorted({action.tables[0] for action in actions if action.tables})
         analyses = build.plan_analyze(connection, contract, touched)
     planned = (*actions, *epilogue, *analyses)

@@ -69,6 +69,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration import ddl, gate
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.ddl_schema import plan_schema
 from ..module_utils.migration.errors import MigrationError
 
 
@@ -79,7 +80,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     endpoint, contract = ddl.target(context.plan, context.targets, service)
     migration, required = gate.pass_gate(context)
     with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
-        actions = ddl.plan_schema(connection, contract)
+        actions = plan_schema(connection, contract)
     doable = [action for action in actions if action.steps]
     if doable and not context.check:
         with contextlib.closing(ddl.connect(endpoint, contract)) as connection:

@@ -29,6 +29,7 @@ from ansible.module_utils.lab import postgres, process
 from ansible.module_utils.migration import build, ddl, driver, transfer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.reconcile import reconcile
@@ -89,7 +90,7 @@ def empty(found: Site) -> None:
         contract = Contract.from_dict(data)
         connection = ddl.connect(found.context.targets[name], contract)
         driver.rows(connection, f'DROP SCHEMA IF EXISTS migration CASCADE; DROP SCHEMA IF EXISTS "{name}" CASCADE')
-        ddl.apply(connection, ddl.plan_schema(connection, contract))
+        ddl.apply(connection, plan_schema(connection, contract))
         connection.close()
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from . import catalog, ddl, driver
 from .contract import Contract
 from .ddl import Action, Step
+from .ddl_index import plan_index
 from .errors import MigrationError
 from .quote import literal
 
@@ -91,7 +92,7 @@ def build(
 
     for attempt in range(3):
         with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
-            actions = ddl.plan_index(connection, contract, mode, kinds=kinds, tables=tables)
+            actions = plan_index(connection, contract, mode, kinds=kinds, tables=tables)
         try:
             run(endpoint, contract, actions, chosen, note)
             break

@@ -17,6 +17,7 @@ from ansible.module_utils.lab import lab, layout
 from ansible.module_utils.migration import ddl, driver
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.driver import Endpoint
 
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, read_plan
@@ -97,7 +98,7 @@ def empty_targets(found: World) -> None:
         statement(maintenance, f'DROP DATABASE "{endpoint.dbname}" WITH (FORCE)', f'CREATE DATABASE "{endpoint.dbname}"')
         contract = Contract.from_dict(data)
         connection = ddl.connect(endpoint, contract)
-        ddl.apply(connection, ddl.plan_schema(connection, contract))
+        ddl.apply(connection, plan_schema(connection, contract))
         connection.close()
         statement(maintenance, "CHECKPOINT")
     statement(found.context.source, "CHECKPOINT")

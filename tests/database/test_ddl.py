@@ -18,6 +18,9 @@ import pytest
 from ansible.module_utils.migration import build, catalog, ddl, driver
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.contract_sql.parse import parse_contract, parse_texts
+from ansible.module_utils.migration.ddl_epilogue import plan_epilogue
+from ansible.module_utils.migration.ddl_index import plan_index
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
 
@@ -57,7 +60,7 @@ def run(endpoint: Endpoint, *statements: str) -> None:
 def schema(endpoint: Endpoint, contract: Contract) -> tuple[ddl.Action, ...]:
     """Plan and apply the schema phase; return its actions."""
     with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
-        actions = ddl.plan_schema(connection, contract)
+        actions = plan_schema(connection, contract)
     with contextlib.closing(ddl.connect(endpoint, contract)) as connection:
         ddl.apply(connection, actions)
     return actions
@@ -65,7 +68,7 @@ def schema(endpoint: Endpoint, contract: Contract) -> tuple[ddl.Action, ...]:
 
 def planned(endpoint: Endpoint, contract: Contract, mode: str = "auto") -> tuple[ddl.Action, ...]:
     with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
-        return ddl.plan_index(connection, contract, mode)
+        return plan_index(connection, contract, mode)
 
 
 def shape(endpoint: Endpoint, names: str) -> list[tuple[object, ...]]:
@@ -174,10 +177,10 @@ def test_odd_but_ordinary_ddl_arrives_and_is_recognised(databases: Callable[...,
         assert [action for action in schema(endpoint, contract) if action.kind != "search_path"] == []
         assert planned(endpoint, contract) == ()
     with contextlib.closing(ddl.connect(made, contract)) as connection:
-        epilogue = ddl.plan_epilogue(connection, contract)
+        epilogue = plan_epilogue(connection, contract)
         assert {action.kind for action in epilogue} == {"comment", "trigger", "view", "grant"}
         ddl.apply(connection, epilogue)
-        assert ddl.plan_epilogue(connection, contract) == ()
+        assert plan_epilogue(connection, contract) == ()
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_without_tables_the_index_phase_points_to_schema_but_can_preview(databas
     with pytest.raises(MigrationError, match=r"run playbooks/schema\.yml first"):
         planned(database, contract)
     with contextlib.closing(ddl.connect(database, contract, readonly=True)) as connection:
-        preview = ddl.plan_index(connection, contract, assume_tables=True)
+        preview = plan_index(connection, contract, assume_tables=True)
     assert {action.object.split(" on ")[0] for action in preview} >= {"idx_roles_active", "roles_pkey", "student_profiles_student_id_key"}
 
 
@@ -388,9 +391,9 @@ def wait_until_alone(endpoint: Endpoint) -> None:
 def test_planning_writes_nothing(database: Endpoint) -> None:
     contract = parsed(ODD)
     with contextlib.closing(ddl.connect(database, contract, readonly=True)) as connection:
-        ddl.plan_schema(connection, contract)
-        ddl.plan_index(connection, contract, assume_tables=True)
-        ddl.plan_epilogue(connection, contract, assume_tables=True)
+        plan_schema(connection, contract)
+        plan_index(connection, contract, assume_tables=True)
+        plan_epilogue(connection, contract, assume_tables=True)
         build.plan_analyze(connection, contract)
         assert driver.scalar(connection, "SELECT to_regnamespace('svc')") is None
         assert driver.scalar(connection, "SELECT pg_current_xact_id_if_assigned()") is None

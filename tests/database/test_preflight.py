@@ -17,6 +17,7 @@ from ansible.module_utils.migration import build, ddl, ids, transfer, verify
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.ddl_schema import SHOWN, plan_schema
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Policy
@@ -209,7 +210,7 @@ def test_quarantine_is_carried_to_a_validated_end_and_a_corrected_row_comes_in_l
     context = quarantining(context)
     for name, data in context.plan.contracts:
         with closing(ddl.connect(context.targets[name], Contract.from_dict(data))) as connection:
-            ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(data)))
+            ddl.apply(connection, plan_schema(connection, Contract.from_dict(data)))
     free = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
     transfer.run(context, PLAN_TIME, "run", transfer.Options(runner="runner1", limits=free), Progress(None), lambda _context, _time: 0)
     for name, data in context.plan.contracts:
@@ -318,6 +319,6 @@ def test_a_table_of_another_make_is_named_by_three_differences_and_their_count(c
     report = preflight.run(context, options, None)
     (finding,) = [item for item in report.findings if item.level == "stop"]
     assert finding.rule == "drift"
-    assert finding.message.count("the contract (roles/schema/files/user_service/") == ddl.SHOWN
+    assert finding.message.count("the contract (roles/schema/files/user_service/") == SHOWN
     assert finding.message.endswith(" differences")
     assert str(PROJECT) not in finding.message

@@ -19,6 +19,7 @@ from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.contract_sql.parse import parse_contract
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.preflight import accounting, rejects, source_catalog
@@ -181,7 +182,7 @@ def context(databases: Callable[..., Endpoint], tmp_path: Path) -> Context:
     found = Context(compiled(tmp_path, {}), source, {service: databases(service) for service in SERVICES}, databases("control"), NAMESPACE)
     for name, data in found.plan.contracts:
         with closing(ddl.connect(found.targets[name], Contract.from_dict(data))) as connection:
-            ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(data)))
+            ddl.apply(connection, plan_schema(connection, Contract.from_dict(data)))
     return found
 
 

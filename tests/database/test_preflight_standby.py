@@ -17,6 +17,7 @@ from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import build, ddl, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.pace import unhurried
@@ -53,7 +54,7 @@ def test_a_standby_is_judged_carried_from_and_proven(standby: Endpoint, database
     for name, data in context.plan.contracts:
         contract = Contract.from_dict(data)
         with closing(ddl.connect(targets[name], contract)) as connection:
-            ddl.apply(connection, ddl.plan_schema(connection, contract))
+            ddl.apply(connection, plan_schema(connection, contract))
     free = transfer.Options(runner="runner1", limits=unhurried().limits)
     transfer.run(context, PLAN_TIME, "run", free, Progress(None), lambda _context, _time: 0)
     for name, data in context.plan.contracts:

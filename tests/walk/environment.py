@@ -19,6 +19,7 @@ from ansible.module_utils.migration import control, ddl, driver, reconcile, tran
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.control import Migration, Record
+from ansible.module_utils.migration.ddl_schema import plan_schema
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.plan import Plan
 from ansible.module_utils.migration.progress import Progress
@@ -91,7 +92,7 @@ class Walk:
         """Make the services' tables and carry everything."""
         for name, contract in self.context.plan.contracts:
             connection = ddl.connect(self.context.targets[name], Contract.from_dict(contract))
-            ddl.apply(connection, ddl.plan_schema(connection, Contract.from_dict(contract)))
+            ddl.apply(connection, plan_schema(connection, Contract.from_dict(contract)))
             connection.close()
         migration = self.migration()
         assert migration is not None

@@ -15,6 +15,7 @@ from .. import control as records
 from .. import ddl, driver
 from ..context import Context
 from ..contract import Contract
+from ..ddl_schema import UNCHANGED, plan_schema
 from ..errors import MigrationError
 from ..gates import PREFLIGHT
 from ..progress import Progress
@@ -190,10 +191,10 @@ def _drift(context: Context) -> list[Finding]:
         try:
             comparing = driver.database_errors(service, "comparing it with the schema SQL")
             with closing(ddl.connect(context.targets[service], contract, readonly=True, settings=GENTLE)) as connection, comparing:
-                ddl.plan_schema(connection, contract)
+                plan_schema(connection, contract)
         except MigrationError as exc:
             if state(exc) == LOCKED:
                 raise
-            said = str(exc).partition(ddl.UNCHANGED)[0]
+            said = str(exc).partition(UNCHANGED)[0]
             findings.append(Finding(STOP, service, "drift", said, f"bring the database and roles/schema/files/{service} together"))
     return findings
