@@ -72,6 +72,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.repair import Repair, apply_repair, plan_repair, require_cap
 
 KIND = "repair"
@@ -109,9 +110,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def _line(repair: Repair, written: int, check: bool) -> str:
-    rows = f"would make {len(repair.findings)} rows equal to the source" if check else f"made {len(repair.findings)} rows equal to the source, wrote {written}"
-    left = f"; left {len(repair.left)} rows that belong to the services" if repair.left else ""
-    unnamed = f"; {repair.unnamed} more differences were counted but not named, validate and repair again" if repair.unnamed else ""
+    many = counted(len(repair.findings), "row")
+    rows = f"would make {many} equal to the source" if check else f"made {many} equal to the source, wrote {written}"
+    left = f"; left {counted(len(repair.left), 'row')} that belong to the services" if repair.left else ""
+    more = counted(repair.unnamed, "more difference was", "more differences were")
+    unnamed = f"; {more} counted but not named, validate and repair again" if repair.unnamed else ""
     return rows + left + unnamed
 
 

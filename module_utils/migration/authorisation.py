@@ -23,7 +23,8 @@ from typing import Any
 from . import digest as d
 from . import ids
 from .context import Context
-from .plan import BOOKKEEPING, Plan, Target
+from .outcome import counted
+from .plan import BOOKKEEPING, Plan, Target, replaced
 from .quote import ident, literal
 from .scan import Rows, Sides
 
@@ -44,8 +45,8 @@ KEPT = 1000
 # What a right is: SQL of (user's integer id, form) on the source, of (user's uuid, form) on the target.
 _SOURCE: Mapping[str, str] = {
     "credentials": """
-        SELECT u.id AS user_id, record_send(ROW(u.username::text, u.password::text, u.is_active, NOT u.is_superuser)) AS form
-        FROM {schema}.auth_user AS u""",
+        SELECT src.id AS user_id, record_send(ROW({username}, {password}, src.is_active, NOT src.is_superuser)) AS form
+        FROM {schema}.auth_user AS src""",
     "permissions": """
         SELECT held.user_id, record_send(ROW((t.app_label || '.' || t.model)::text, p.codename::text)) AS form
         FROM (
@@ -75,6 +76,7 @@ _SOURCE: Mapping[str, str] = {
             UNION ALL SELECT r.user_id, r.role_type, r.is_active, r.permissions::text FROM {schema}.users_role AS r
         ) AS given""",
 }
+_CREDENTIALS = {"username": "username", "password": "password_hash"}  # auth_user's columns in the service
 _TARGET: Mapping[str, tuple[str, str]] = {
     "credentials": (
         USERS,
@@ -91,12 +93,16 @@ _TARGET: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Equivalence:
-    """How many users have the same rights on both sides; `findings` name users by id, with what differs."""
+    """How many users have the same rights on both sides; `findings` name users by id, with what differs.
+
+    `placeholders` users have a user name or password that a policy of the mapping gave them: expected with it, and counted.
+    """
 
     users: int
     differing: int
     findings: tuple[tuple[str, str], ...]
     applicable: bool = True
+    placeholders: int = 0
 
     @property
     def passed(self) -> bool:
@@ -108,9 +114,10 @@ class Equivalence:
         """Return one line."""
         if not self.applicable:
             return "authorisation not compared: the plan or the source does not have Django's and the services' tables"
+        aside = f" ({counted(self.placeholders, 'user')} with a placeholder for name or password)" if self.placeholders else ""
         if self.passed:
-            return f"all {self.users} users may do what they could before"
-        return f"{self.differing} of {self.users} users may do more or less than before"
+            return f"all {counted(self.users, 'user')} may do what they could before{aside}"
+        return f"{self.differing} of {counted(self.users, 'user')} may do more or less than before{aside}"
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -125,6 +132,7 @@ class Equivalence:
             "verdict": self.verdict,
             "users": self.users,
             "differing": self.differing,
+            "placeholders": self.placeholders,
             "findings": [{"user": key, "what": what} for key, what in self.findings],
         }
 
@@ -154,7 +162,8 @@ def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str =
         if sides.source(there, "looking for Django's tables").result()[0][0][0] < len(DJANGO):
             return Equivalence(0, 0, (), applicable=False)
         agreed = d.handshake(sides.leaders(), tuple(targets.values()), digest)
-        rights = _rights(context, sides, targets)
+        credentials, replaced_if = _credentials(targets[USERS])
+        rights = _rights(context, sides, targets, credentials)
         found, users = _differing(sides, rights, agreed)
         for _ in range(SETTLE_ATTEMPTS):
             if not found or not sides.written_to():
@@ -163,11 +172,27 @@ def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str =
             sides.renew()
             again, users = _differing(sides, rights, agreed)
             found = {key: what for key, what in again.items() if key in found}
+        counting = f"SELECT count(*) FROM {ident(sides.schema)}.auth_user AS src WHERE {' OR '.join(replaced_if)}"
+        placeholders = sides.source(counting, "counting placeholders").result()[0][0][0] if replaced_if else 0
     listed_findings = tuple((key, ", ".join(sorted(what))) for key, what in sorted(found.items())[:KEPT])
-    return Equivalence(users, len(found), listed_findings)
+    return Equivalence(users, len(found), listed_findings, placeholders=placeholders)
 
 
-def _rights(context: Context, sides: Sides, targets: Mapping[str, Target]) -> list[_Right]:
+def _credentials(users: Target) -> tuple[dict[str, str], list[str]]:
+    """Return the SQL (over auth_user AS src) of user name and password as the service must have them, and when a placeholder stands in."""
+    wanted, conditions = {}, []
+    for column, carried in _CREDENTIALS.items():
+        sql = f"src.{column}::text"
+        for policy in users.policies:
+            condition = replaced(policy.rule, f"src.{column}", "text")
+            if policy.column == carried and policy.policy == "placeholder" and policy.placeholder is not None and condition is not None:
+                sql = f"CASE WHEN {condition} THEN (\n{policy.placeholder}\n)::text ELSE {sql} END"
+                conditions.append(f"({condition})")
+        wanted[column] = sql
+    return wanted, conditions
+
+
+def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], credentials: Mapping[str, str]) -> list[_Right]:
     aside = _set_aside(context.plan, sides, targets)
     names = {
         "users": targets[USERS].qualified,
@@ -179,7 +204,7 @@ def _rights(context: Context, sides: Sides, targets: Mapping[str, Target]) -> li
     rights = []
     for name, (table, statement) in _TARGET.items():
         own = ids.expression(entity, [ids.integer_field("rights.user_id")])
-        source = f"SELECT {own} AS k, rights.form AS r FROM ({_SOURCE[name].format(schema=ident(sides.schema))}) AS rights"
+        source = f"SELECT {own} AS k, rights.form AS r FROM ({_SOURCE[name].format(schema=ident(sides.schema), **credentials)}) AS rights"
         target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement.format(**names)}) AS rights"
         if aside:
             keys = literal("{" + ",".join(aside) + "}")

@@ -101,14 +101,15 @@ class Verification:
     @property
     def verdict(self) -> str:
         """Return one line."""
-        rows = sum(table.source_rows for table in self.tables.values())
+        rows = counted(sum(table.source_rows for table in self.tables.values()), "row")
+        tables = counted(len(self.tables), "table")
         rejected = sum(table.rejected for table in self.tables.values())
-        aside = f", {rejected} rows quarantined" if rejected else ""
+        aside = f", {counted(rejected, 'row')} quarantined" if rejected else ""
         if self.passed:
-            return f"equal: {rows} rows in {len(self.tables)} tables, every column, no difference{aside}"
+            return f"equal: {rows} in {tables}, every column, no difference{aside}"
         dangling = sum(reference.dangling for reference in self.references)
-        hanging = f", {dangling} references without a row" if dangling else ""
-        return f"NOT equal: {self.differences} differences in {rows} rows of {len(self.tables)} tables{hanging}{aside}"
+        hanging = f", {counted(dangling, 'reference')} without a row" if dangling else ""
+        return f"NOT equal: {counted(self.differences, 'difference')} in {rows} of {tables}{hanging}{aside}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what validation.json and the records keep."""

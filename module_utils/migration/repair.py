@@ -14,6 +14,7 @@ from . import driver
 from .context import Context
 from .equalize import Equalized
 from .errors import MigrationError
+from .outcome import counted
 from .quote import ident, literal
 from .reconcile import settle
 from .verify import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding
@@ -72,7 +73,7 @@ def require_cap(repair: Repair, most: int) -> None:
     """Raise MigrationError when more rows would change than the operator allowed."""
     if len(repair.findings) > most:
         raise MigrationError(
-            f"repair would change {len(repair.findings)} rows, repair_max_rows allows {most}: so many differences are seldom single faults;"
+            f"repair would change {counted(len(repair.findings), 'row')}, repair_max_rows allows {most}: so many differences are seldom single faults;"
             f" look at validation.json, and when you are sure say -e repair_max_rows={len(repair.findings)}"
         )
 

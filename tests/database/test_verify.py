@@ -15,6 +15,7 @@ from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import authorisation, baseline, canary, opening, verify
 from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.plan import Policy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -239,6 +240,24 @@ def test_rights_are_compared_without_the_mappings(world: w.World) -> None:
     assert "credentials" in named[password]
     assert "permissions" in named[permission]
     assert "roles" in named[role]
+
+
+def test_a_placeholder_of_a_policy_is_what_the_rights_are_compared_with(world: w.World) -> None:
+    run(world.source, "UPDATE auth_user SET password = ' ' WHERE username = 'ada'")
+    run(world.targets["auth_service"], "UPDATE auth_service.users SET password_hash = '!ada' WHERE username = 'ada'")
+    policy = Policy("password_hash", "blank", "placeholder", "CASE username WHEN 'ada' THEN '!ada' ELSE password END", "users.yml:1")
+    targets = tuple(
+        dataclasses.replace(target, policies=(policy,)) if target.name == "auth_service.users" else target for target in world.context.plan.targets
+    )
+    chosen = dataclasses.replace(world.context, plan=dataclasses.replace(world.context.plan, targets=targets))
+    found = authorisation.compare(chosen, w.PLAN_TIME)
+    assert found.passed, found.lines
+    blank = int(ask(world.source, "SELECT count(*) FROM auth_user WHERE btrim(password) = ''"))
+    assert found.placeholders == blank > 0
+    assert "with a placeholder for name or password)" in found.verdict
+    assert authorisation.compare(world.context, w.PLAN_TIME).differing == 1
+    run(world.targets["auth_service"], "UPDATE auth_service.users SET password_hash = '!bob' WHERE username = 'ada'")
+    assert authorisation.compare(chosen, w.PLAN_TIME).differing == 1
 
 
 def test_a_mapping_that_forgets_groups_cannot_agree_with_itself(world: w.World) -> None:
