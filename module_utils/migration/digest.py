@@ -144,7 +144,8 @@ def known(kind: str) -> bool:
 
 def source_row(target: Target, part: Part, schema: str, digest: Digest) -> Row:
     """Return the canonical row of a part's projection."""
-    cells = {cell.name: canonical(cell.sql, cell.type, digest.as_text) for cell in part.cells}
+    padded = _padded(target, part)
+    cells = {cell.name: canonical(_trimmed(cell.sql, cell.name in padded), cell.type, digest.as_text) for cell in part.cells}
     own = cells.pop(target.id_column)
     return Row(part.source(schema), own, {name: cells[name] for name in target.columns if name in cells})
 
@@ -152,8 +153,21 @@ def source_row(target: Target, part: Part, schema: str, digest: Digest) -> Row:
 def target_row(target: Target, digest: Digest) -> Row:
     """Return the canonical row of a target table (alias t)."""
     kinds = {cell.name: "uuid" if cell.is_id else cell.type for cell in target.parts[0].cells}
-    columns = {name: canonical(f"t.{ident(name)}", kinds[name], digest.as_text) for name in target.columns if name != target.id_column}
+    padded = _padded(target, target.parts[0])
+    columns = {
+        name: canonical(_trimmed(f"t.{ident(name)}", name in padded), kinds[name], digest.as_text) for name in target.columns if name != target.id_column
+    }
     return Row(f"{target.qualified} AS t", f"uuid_send(t.{ident(target.id_column)})", columns)
+
+
+def _padded(target: Target, part: Part) -> frozenset[str]:
+    """Return the columns that pad a number to their own scale (numeric(3,2) makes 4.50 of 4.5): their zeros at the end say nothing."""
+    declared = dict(zip(target.columns, target.column_types, strict=True))
+    return frozenset(cell.name for cell in part.cells if cell.type == "numeric" and declared[cell.name] != "numeric")
+
+
+def _trimmed(sql: str, padded: bool) -> str:
+    return f"trim_scale({sql})" if padded else sql
 
 
 def bucket_of(bytes_sql: str, offset: int, bits: int) -> str:

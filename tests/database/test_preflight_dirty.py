@@ -69,7 +69,7 @@ SELECT true, '2021-01-01', '2021-01-01', * FROM (VALUES (1, 1, 'student', '1', '
   (9005, 9001, 'student', '1', NULL)) AS v;
 INSERT INTO students (is_seeking_internship, created_at, updated_at, id, user_id, student_id, institution_id, gpa, year_of_study, skills, interests,
   graduation_date)
-SELECT true, '2021-01-01', '2021-01-01', * FROM (VALUES (1, 1, 'S1', 1, 4.50, 1::bigint, '[1]'::json, '["a"]', '2024-01-01'::date),
+SELECT true, '2021-01-01', '2021-01-01', * FROM (VALUES (1, 1, 'S1', 1, 4.5, 1::bigint, '[1]'::json, '["a"]', '2024-01-01'::date),
   (9001, 2, repeat('s', 60), 1, 12.5, 5000000000, '{"a": 1, "a": 2}', '[]', NULL), (9002, 3, 'S2', NULL, 3.999, 1, '["\\u0000"]', 'not json', NULL),
   (9003, 9005, 'S3' || repeat(' ', 60), NULL, 5.5, 1, '1', '[]', NULL), (9004, 9006, 'dup', NULL, NULL, 1, '1', '[]', 'infinity'),
   (9005, 9008, 'dup', NULL, NULL, 1, '1', '[]', NULL), (9006, 999999, 'S6', 777777, 'NaN', 1, '1', '[]', NULL)) AS v;
