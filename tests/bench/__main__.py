@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench import cases, sessions
+from tests.bench import cases, sessions, validation
 from tests.bench.meter import with_cpu
 from tests.bench.plot import bars
 from tests.bench.world import PROJECT, World, world
@@ -87,9 +87,16 @@ def transfer(table: Table) -> None:
         if wanted("validate"):
             cases.migrate(found)
             names = ("validate-auto", "validate-sha256", "preflight")
-            checks = alternate(found, {name: functools.partial(cases.phase, name=name) for name in names})
+            ours: dict[str, Case] = {name: functools.partial(cases.phase, name=name) for name in names}
+            ours |= {f"validate-{count}-differ": functools.partial(validation.differing, count=count) for count in (1, 1000)}
+            checks = alternate(found, {**ours, "scan": validation.scan, "sorted_streams": validation.sorted_streams})
             table.add("validate-auto", USERS, checks["validate-auto"], done["migrate"], "migrate")
             table.add("validate-sha256", USERS, checks["validate-sha256"], done["migrate"], "migrate")
+            for count in (1, 1000):
+                table.add(f"validate-{count}-differ", USERS, checks[f"validate-{count}-differ"], checks["validate-auto"], "validate-auto")
+            table.add("scan_both_sides", USERS, checks["scan"])
+            table.add("validate_to_scan", USERS, checks["validate-auto"], checks["scan"], "scan_both_sides")
+            table.add("sorted_streams", USERS, checks["sorted_streams"], checks["validate-auto"], "validate-auto")
             table.add("preflight", USERS, checks["preflight"], checks["validate-auto"], "validate-auto")
 
 
