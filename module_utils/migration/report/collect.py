@@ -30,8 +30,8 @@ def collect(context: Context) -> dict[str, Any]:
     ):
         migration = control.newest(connection)
         # A preflight that failed leaves its record before there is a migration.
-        wanted = {"migration": migration, "limit": RECORDS} if migration else {"kind": PREFLIGHT, "limit": 1}
-        records = control.history(connection, **wanted)[::-1]
+        kind, limit = (None, RECORDS) if migration else (PREFLIGHT, 1)
+        records = control.history(connection, kind=kind, migration=migration, limit=limit)[::-1]
         steps = status.read_steps(connection, migration)
     states: list[status.ServiceState] = []
     copies: dict[str, list[tuple[float, float, int]]] = {}
