@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 
@@ -30,6 +31,7 @@ def main() -> int:
     chosen = [cell for cell in cells.CELLS if not options.only or cell.name in options.only]
     if not chosen:
         parser.error(f"no such cell; there are: {', '.join(cell.name for cell in cells.CELLS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are stopped also then
     root = process.new_root("edulink-pg-")
     failed = 0
     try:

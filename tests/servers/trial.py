@@ -128,7 +128,8 @@ def trial(majors: Mapping[str, int], programs: Mapping[int, Path], users: int, *
         state = layout.read_state(options.state_dir)
         assert state is not None
         made = Trial(folder, inventory, lab.describe(options, state).servers, programs)
-        made.vars("all", pg_bin_dir="", migration_artifacts_dir=str(folder / "artifacts"))
+        limits = {f"{measure}_percent": 0 for measure in ("cpu", "memory", "disk")}  # a busy machine would make the transfer wait
+        made.vars("all", pg_bin_dir="", migration_artifacts_dir=str(folder / "artifacts"), migrate_limits=limits)
         if ca:
             require_tls(made, ca)
         yield made
