@@ -50,6 +50,21 @@ def migration_connections(hostvars: Mapping[str, Any], groups: Mapping[str, Sequ
     }
 
 
+def migration_unset(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]], needed: Mapping[str, Sequence[str]], hosts: Sequence[str]) -> list[str]:
+    """Return each variable that is not set, with the hosts that lack it.
+
+    `needed` lists variables by the group of which every host of the play (`hosts`) needs them; every database needs its address.
+    """
+    wanted = [(name, host) for group, names in needed.items() for name in names for host in groups.get(group, []) if host in hosts]
+    databases = [host for group in ("source", "targets", "control") for host in groups.get(group, [])]
+    wanted += [(name, host) for name in _REQUIRED for host in databases]
+    lacking: dict[str, list[str]] = {}
+    for name, host in wanted:
+        if name not in hostvars[host]:
+            lacking.setdefault(name, []).append(host)
+    return [f"{name} for {' and '.join(unset)}" for name, unset in lacking.items()]
+
+
 def _copy(endpoint: dict[str, Any], suffix: str) -> dict[str, Any]:
     return {**endpoint, "login_db": f"{endpoint['login_db']}{suffix}"}
 
@@ -77,4 +92,5 @@ class FilterModule:
             "migration_connections": migration_connections,
             "migration_endpoint": migration_endpoint,
             "migration_faults": migration_faults,
+            "migration_unset": migration_unset,
         }
