@@ -147,7 +147,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration import control, files, id_map_csv
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.driver import database_errors
+from ..module_utils.migration.driver import Connection, database_errors
 from ..module_utils.migration.dry_run import Preview, preview
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
@@ -155,7 +155,7 @@ from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.reconcile import reconcile
 from ..module_utils.migration.stopping import stop_with_ansible
 from ..module_utils.migration.throttle import Limits
-from ..module_utils.migration.transfer import Options, Outcome, run
+from ..module_utils.migration.transfer import Options, Outcome, changed_since, run
 
 KIND = "migrate"
 
@@ -171,7 +171,7 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
     if module.check_mode:
         live = control.current(records)
         return _foreseen(preview(context, options, live.plan_time if live else "now"), live)
-    migration = control.require_open(records, context.plan.digest)
+    migration = _open_migration(records, context)
     require_preflight(records, context.plan.digest, params["override_gates"])
     if migration.snapshot is None:
         raise MigrationError("this migration has no proven snapshot; run playbooks/snapshot.yml first")
@@ -193,6 +193,15 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
         detail = {**result, "runner": options.runner, "rates": progress.rates()}
         control.record(records, KIND, "passed", detail, migration=migration, plan_digest=context.plan.digest)
     return result
+
+
+def _open_migration(records: Connection, context: Context) -> control.Migration:
+    """Return the open migration; when it has another plan, the error names what has changed since its ledgers were begun."""
+    try:
+        return control.require_open(records, context.plan.digest)
+    except MigrationError as exc:
+        changed = changed_since(context)
+        raise MigrationError(f"{exc} (changed: {', '.join(changed)})" if changed else str(exc)) from exc
 
 
 def _transfer(

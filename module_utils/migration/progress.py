@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tell whoever watches how far a long step is: one small JSON file, replaced as a whole.
 
-The file is one line: {"phase", "at", "note", "tables": {name: {"done", "total", "rows", "rate", "unit"}}}. An action plugin on
+The file is one line: {"phase", "pid", "at", "note", "tables": {name: {"done", "total", "rows", "rate", "unit"}}}. An action plugin on
 the controller reads it, here or through the connection. Progress is a courtesy: a file that cannot be written is not an error.
 """
 
@@ -63,6 +63,7 @@ class Progress:
         self._tables: dict[str, _Table] = {}
         self._phase = ""
         self._note = ""
+        self._write(float("-inf"), force=True)  # whoever watches knows from the start whose process it is
 
     def resume(self, phase: str, table: str, done: int, total: int | None) -> None:
         """Say where a table stands before this run adds to it; rates are measured from there."""
@@ -120,6 +121,7 @@ class Progress:
         self._written = now
         state = {
             "phase": self._phase,
+            "pid": os.getpid(),
             "at": time.time(),
             "note": self._note,
             "tables": {

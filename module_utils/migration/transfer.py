@@ -209,6 +209,11 @@ def finished(context: Context) -> bool:
     return all(pin is not None and pin.finished for pin in _pins(context))
 
 
+def changed_since(context: Context) -> list[str]:
+    """Return what differs between this plan and those that the ledgers were begun with, by an operator's names."""
+    return sorted({name for pin in _pins(context) if pin is not None for name in ledger.changed(pin, context.plan)})
+
+
 def _pins(context: Context) -> list[ledger.Pin | None]:
     found = []
     for service in context.plan.services:

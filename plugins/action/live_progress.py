@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ from ansible.utils.display import Display
 FIRST_LINE = 1.0  # seconds: a step that is over sooner shows nothing
 POLL = 0.5  # seconds between two looks at a local file
 LONGEST_POLL = 5.0  # seconds between two polls of a remote runner
+MISSED = 3  # polls that find no process and no result before the module is taken for killed
+GONE = "the module ended on the runner without a result (killed, or the machine was started anew); what was committed is kept: run it again"
 ASYNC_KEYS = ("ansible_job_id", "started", "finished", "results_file", "ansible_async_watchdog_pid", "child_pid", "child_tracker_pid", "supports_tmpdir")
 
 display = Display()
@@ -132,7 +135,7 @@ class ActionModule(ActionBase):
         return {**result, **outcome}
 
     def _run_here(self, args: dict[str, Any], variables: dict[str, Any], path: Path, watcher: Watcher | None) -> dict[str, Any]:
-        with _watched(path, watcher):
+        with _watched(path, watcher):  # a killed ansible-playbook takes its module along: nobody is left to read the result
             return self._execute_module(module_args=args, task_vars=variables)
 
     def _run_there(self, args: dict[str, Any], variables: dict[str, Any], path: str, watcher: Watcher | None) -> dict[str, Any]:
@@ -142,17 +145,20 @@ class ActionModule(ActionBase):
         if "ansible_job_id" not in job:
             return job
         reached, pause, lost = time.monotonic(), POLL, 0
+        pid, missed = 0, 0
+        parent = os.getppid()
         while True:
             time.sleep(pause)
+            _end_without(parent)
             pause = min(pause * 1.5, LONGEST_POLL)
             try:
                 status = self._status(job, variables)
-                if _finished(status):
-                    self._fetch(path, watcher, last=True)
+                pid, alive = self._fetch(path, watcher, pid, last=_finished(status))
+                missed = 0 if alive else missed + 1
+                if _finished(status) or missed >= MISSED:
                     with contextlib.suppress(AnsibleError):
                         self._status(job, variables, mode="cleanup")
-                    return {key: value for key, value in status.items() if key not in ASYNC_KEYS}
-                self._fetch(path, watcher)
+                    return {key: value for key, value in status.items() if key not in ASYNC_KEYS} if _finished(status) else {"failed": True, "msg": GONE}
                 reached, lost = time.monotonic(), 0
             except AnsibleConnectionFailure as exc:
                 if time.monotonic() - reached > patience:
@@ -174,10 +180,15 @@ class ActionModule(ActionBase):
         arguments = {"jid": job["ansible_job_id"], "mode": mode, "_async_dir": self.get_shell_option("async_dir", default="~/.ansible_async")}
         return self._execute_module(module_name="ansible.legacy.async_status", module_args=arguments, task_vars=variables)
 
-    def _fetch(self, path: str, watcher: Watcher | None, *, last: bool = False) -> None:
+    def _fetch(self, path: str, watcher: Watcher | None, pid: int, *, last: bool = False) -> tuple[int, bool]:
+        """Show the progress; return the module's process id as far as it is known (0 if not) and whether that process is there."""
+        look = f"cat {self._connection._shell.quote(path)} 2>/dev/null; kill -0 {pid} 2>/dev/null || echo gone"
+        state, _, rest = self._low_level_execute_command(look)["stdout"].partition("\n")
         if watcher:
-            found = self._low_level_execute_command(f"cat {self._connection._shell.quote(path)} 2>/dev/null || true")
-            watcher.show(found["stdout"], last=last)
+            watcher.show(state, last=last)
+        with contextlib.suppress(ValueError, AttributeError):
+            pid = int(json.loads(state).get("pid", pid))
+        return pid, pid == 0 or "gone" not in rest
 
     def _own_folder(self) -> str:
         """Make a folder on the runner that lives as long as the task, apart from the module's own."""
@@ -202,21 +213,27 @@ def _finished(status: Mapping[str, Any]) -> bool:
     return bool(status.get("finished")) or (bool(status.get("failed")) and bool(status.get("_ansible_parsed")))
 
 
+def _end_without(parent: int) -> None:
+    """End this worker of Ansible when ansible-playbook was killed; Ansible itself would let it wait for ever."""
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 @contextlib.contextmanager
 def _watched(path: Path, watcher: Watcher | None) -> Iterator[None]:
     """Show the file's states from a thread while the body runs."""
-    if watcher is None:
-        yield
-        return
     over = threading.Event()
+    parent = os.getppid()
 
     def look(*, last: bool = False) -> None:
-        with contextlib.suppress(OSError):
-            watcher.show(path.read_text(encoding="utf-8"), last=last)
+        if watcher is not None:
+            with contextlib.suppress(OSError):
+                watcher.show(path.read_text(encoding="utf-8"), last=last)
 
     def watch() -> None:
         pause = FIRST_LINE
         while not over.wait(pause):
+            _end_without(parent)
             look()
             pause = POLL
 

@@ -6,17 +6,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.progress import Progress
 
 
+def lose_the_machine() -> None:
+    """Kill Ansible's asynchronous wrapper and this process, so that nobody writes a result."""
+    parent = os.getppid()
+    above = int(Path(f"/proc/{parent}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+    for number in (above, parent, os.getpid()):
+        if number == os.getpid() or "async_wrapper" in Path(f"/proc/{number}/cmdline").read_text(encoding="utf-8"):
+            os.kill(number, signal.SIGKILL)
+
+
 def main() -> None:
     """Make progress for some seconds."""
     module = AnsibleModule(
-        argument_spec={"progress_file": {"type": "path"}, "fail": {"type": "bool", "default": False}, "seconds": {"type": "float", "default": 2}},
+        argument_spec={
+            "progress_file": {"type": "path"},
+            "fail": {"type": "bool", "default": False},
+            "seconds": {"type": "float", "default": 2},
+            "die": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     progress = Progress(module.params["progress_file"], interval=0.1)
@@ -26,6 +43,8 @@ def main() -> None:
         if step == steps // 2:
             progress.note("migrate", "paused: CPU 91 %")
         time.sleep(0.1)
+        if module.params["die"]:
+            lose_the_machine()
     if module.params["fail"]:
         module.fail_json(msg="bad")
     module.exit_json(changed=True, checked=module.check_mode)
