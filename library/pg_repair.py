@@ -65,6 +65,7 @@ msg:
   returned: success
 """
 
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -95,9 +96,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     require_cap(repair, module.params["max_rows"])
     written = 0
     if repair.findings and not module.check_mode:
+        started = time.monotonic()
         done = apply_repair(context, live.plan_time, repair)
         written = done.rows
-        detail = {"tables": repair.by_table, "inserted": done.inserted, "updated": done.updated, "deleted": done.deleted, "left": len(repair.left)}
+        detail: dict[str, Any] = {"tables": repair.by_table, "inserted": done.inserted, "updated": done.updated, "deleted": done.deleted, "left": len(repair.left)}
+        detail["seconds"] = round(time.monotonic() - started, 3)
         control.record(records, KIND, "passed", {**detail, "unnamed": repair.unnamed}, migration=live, plan_digest=context.plan.digest)
     return {
         "changed": bool(repair.findings) if module.check_mode else written > 0,

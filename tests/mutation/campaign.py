@@ -43,7 +43,10 @@ class Campaign:
     def __init__(self, make: Callable[[str], Endpoint], *, users: int, seed: int, digest: str = "auto") -> None:
         self._world = w.make_world(make, users=users, seed=seed, indexes=False)
         self._rng = random.Random(seed)
-        self._options = verify.Options(settle_attempts=0, digest=digest)
+        # Pieces of some rows, as a large table is read in pieces of many.
+        self._options = verify.Options(settle_attempts=0, digest=digest, piece_rows=100)
+        with _cursor(self._world.source) as cursor:
+            cursor.execute("ANALYZE")
         self._tables: list[Table] = []
         for service, endpoint in self._world.targets.items():
             with _cursor(endpoint) as cursor:

@@ -74,6 +74,17 @@ def test_the_page_fetches_nothing_and_is_well_formed() -> None:
     assert finder.open == []
 
 
+def test_a_validation_shows_its_verdict_first_and_each_finding_once() -> None:
+    finding = {"target": "svc.t", "part": "", "kind": "different", "source_key": "4711", "id": "an id", "columns": ["bio"]}
+    said = "svc.t: different key 4711"
+    detail = {"passed": False, "at": "then", "lines": [said], "differences": 1, "verdict": "NOT equal", "consistency": "at one point", "findings": [finding]}
+    shown = page(assembled(record(1, "validate", "failed", **detail)))
+    section = shown[shown.index("<h2>Validation</h2>") :]
+    assert section.index("NOT equal") < section.index("at one point") < section.index("then") < section.index("4711")
+    assert said not in section
+    assert section.count("4711") == 1
+
+
 def test_text_from_records_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script>"
     migrate = record(1, "migrate", "failed", error=evil, runner=evil, **{evil: {evil: [evil]}})

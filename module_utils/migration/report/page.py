@@ -15,6 +15,8 @@ MOST = 200  # rows of a list on the page; report.json has all that the records h
 _SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings", "dependencies")  # the last has files of its own
 _FIRST = ("level", "target", "table", "name", "place", "part", "kind", "rule", "column", "columns", "source_key", "keys", "id", "count", "rows")
 _JUDGED = ("target", "source_rows", "target_rows", "differences", "rejected", "seconds", "source_digest", "target_digest")
+_PROOF = ("verdict", "consistency", "positions", "digest", "plan_digest", "at", "seconds", "phases", "complete", "differences")  # the rest follows
+_TOLD = ("findings", "tables", "lines", "findings_total", "run_id", "passed")  # in a table of their own, or above
 _LEVELS = {"stop": 0, "warn": 1, "info": 2}
 
 _STYLE = """
@@ -108,7 +110,8 @@ def _validation(detail: Mapping[str, Any]) -> str:
     findings = [item for item in detail.get("findings", []) if isinstance(item, Mapping)]
     shown = _listing(findings) if findings else "<p>No difference was found.</p>"
     tables = [{name: item.get(name) for name in _JUDGED} for item in detail.get("tables", []) if isinstance(item, Mapping)]
-    facts = _facts({key: value for key, value in detail.items() if key not in ("findings", "tables")})
+    names = sorted((key for key in detail if key not in _TOLD), key=lambda key: _PROOF.index(key) if key in _PROOF else len(_PROOF))
+    facts = _facts({key: detail[key] for key in names})
     return f"<h2>Validation</h2>{facts}<h3>Tables</h3>{_listing(tables)}<h3>Findings</h3>{shown}"
 
 
