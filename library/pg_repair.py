@@ -99,9 +99,16 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         started = time.monotonic()
         done = apply_repair(context, live.plan_time, repair)
         written = done.rows
-        detail: dict[str, Any] = {"tables": repair.by_table, "inserted": done.inserted, "updated": done.updated, "deleted": done.deleted, "left": len(repair.left)}
-        detail["seconds"] = round(time.monotonic() - started, 3)
-        control.record(records, KIND, "passed", {**detail, "unnamed": repair.unnamed}, migration=live, plan_digest=context.plan.digest)
+        detail = {
+            "tables": repair.by_table,
+            "inserted": done.inserted,
+            "updated": done.updated,
+            "deleted": done.deleted,
+            "left": len(repair.left),
+            "unnamed": repair.unnamed,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        control.record(records, KIND, "passed", detail, migration=live, plan_digest=context.plan.digest)
     return {
         "changed": bool(repair.findings) if module.check_mode else written > 0,
         "tables": repair.by_table,
