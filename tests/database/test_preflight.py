@@ -14,6 +14,7 @@ from shutil import copytree
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import build, ddl, ids, transfer, verify
+from ansible.module_utils.migration import mapping as m
 from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
@@ -21,7 +22,7 @@ from ansible.module_utils.migration.ddl_schema import SHOWN, plan_schema
 from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.mapping import read_mappings
 from ansible.module_utils.migration.plan import Policy
-from ansible.module_utils.migration.preflight import rejects, release
+from ansible.module_utils.migration.preflight import rejects, release, scan, source_catalog
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.preflight.findings import Finding
 from ansible.module_utils.migration.preflight.pace import unhurried
@@ -30,6 +31,7 @@ from ansible.module_utils.migration.throttle import Limits
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, PROJECT, SERVICES, fill, make_world, read_plan
+from tests.one_table import one_table
 
 
 @pytest.fixture
@@ -271,3 +273,30 @@ def test_a_table_of_another_make_is_named_by_three_differences_and_their_count(c
     assert finding.message.count("the contract (roles/schema/files/user_service/") == SHOWN
     assert finding.message.endswith(" differences")
     assert str(PROJECT) not in finding.message
+
+
+@pytest.mark.parametrize(
+    ("policies", "level"),
+    [
+        ((), "warn"),
+        ((m.Policy("c0", "infinity", "block", None, "here"),), "stop"),
+        ((m.Policy("c0", "infinity", "quarantine", None, "here"),), "warn"),
+        ((m.Policy("c0", "infinity", "placeholder", "NULL", "here"),), "info"),
+    ],
+    ids=["none", "block", "quarantine", "placeholder"],
+)
+def test_infinity_is_judged_as_the_policy_says(database: Endpoint, policies: tuple[m.Policy, ...], level: str) -> None:
+    made = "CREATE SCHEMA svc; CREATE TYPE svc.mood AS ENUM ('red'); CREATE TABLE svc.things (id uuid PRIMARY KEY, c0 timestamp, c1 svc.mood);"
+    given = {1: m.Column("c1", "svc/things.yml:1", value="blue")}
+    context = one_table(database, database, made, 2, given=given, policies=policies)
+    execute(database, "CREATE TABLE rows (id bigint PRIMARY KEY, v0 timestamptz)", "INSERT INTO rows VALUES (1, now()), (2, '-infinity')")
+    with closing(context.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)) as source:
+        findings = scan.run(source, context.plan, source_catalog.read(source, "public")).findings
+    assert [(item.level, item.keys) for item in findings if item.rule == "infinity"] == [(level, ("2",))]
+    assert [(item.level, item.message, item.count) for item in findings if item.column == "c1"] == [("stop", "is no label of svc.mood", 2)]
+
+
+def test_a_foreign_key_through_another_tables_ids_stops(context: Context, options: preflight.Options, tmp_path: Path) -> None:
+    wrong = remapped(context, tmp_path, "auth_service/user_permissions.yml", "{from: permission_id, map: permissions}", "{from: permission_id, map: users}")
+    messages = [message for rule, _, message in stopping(preflight.run(wrong, options, None)) if rule == "foreign_key"]
+    assert "refers to auth_service.permissions in the schema SQL, but goes through the id map 'users'" in messages
