@@ -17,6 +17,7 @@ from .rows import ServiceRows
 from .store import Call, Store
 
 PREFIX = "migration:sessions"
+PARTS = 1024  # hashes of the record without a cluster
 _PER_CALL = 100  # sessions for each run of a script: other clients of the store wait that long
 _PER_LOOK, _MOST = 16, 2048  # hashes of the record read at once, at first and at most
 _PORTION = 3000  # entries that are wanted at once
@@ -49,7 +50,10 @@ class Ledger:
         self.rows = rows
         self.layout = layout
         self._layout_key = prefix.encode() + b":layout"
-        self._hashes = tuple(b"%s:{%s}" % (prefix.encode(), tag) for tag in layouts.tags())  # one for each slot
+        # In a cluster one for each slot, that of its sessions; else fewer, which are read sooner.
+        self._slots_each = 1 if store.clustered else layouts.SLOTS // PARTS
+        self._hashes = tuple(b"%s:{%s}" % (prefix.encode(), tag) for tag in layouts.tags()[:: self._slots_each])
+        self._text = f"{layout.text} in {len(self._hashes)} parts"
         self._key_prefix = layout.key_prefix.encode()
 
     def begun(self) -> bool:
@@ -57,16 +61,16 @@ class Ledger:
         (found,) = self.store.each([("GET", self._layout_key)])
         if found is None:
             return False
-        if found.decode() != self.layout.text:
+        if found.decode() != self._text:
             raise MigrationError(
-                f"{self.store.options.place}: sessions were written as '{found.decode()}', now sessions_engine, sessions_key_prefix,"
-                f" sessions_key_version and sessions_serializer say '{self.layout.text}'; remove them first with -e sessions_state=absent"
+                f"{self.store.options.place}: sessions were written as '{found.decode()}', now session_store_mode, sessions_engine,"
+                f" sessions_key_prefix, sessions_key_version and sessions_serializer say '{self._text}'; remove them first with -e sessions_state=absent"
             )
         return True
 
     def begin(self) -> None:
         """Note the layout, before the first session."""
-        self.store.each([("SET", self._layout_key, self.layout.text)])
+        self.store.each([("SET", self._layout_key, self._text)])
 
     def end(self) -> None:
         """Forget the layout, after the last session was removed."""
@@ -116,7 +120,7 @@ class Ledger:
             keys: list[bytes] = []
             arguments = list(head)
             for index in group:
-                keys += (names[index], self._hashes[slots[index]])
+                keys += (names[index], self._hashes[slots[index] // self._slots_each])
                 arguments += [column[index] for column in columns]
             calls.append(Call(slots[group[0]], script, keys, arguments))
             order.append(group)
