@@ -100,7 +100,8 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
         _refuse_other_plan(context, options, migration)
         states: dict[str, str] = {}
         try:
-            read = verified(context, records, migration, options)
+            read = verified(context, records, migration)
+            _note_begin(context, options, records, migration, chosen)
             steps = _Steps(context, options, records, migration, read, note, states)
             lines = steps.databases(chosen) if options.scope == "databases" else steps.data(chosen)
         except MigrationError as exc:
@@ -120,6 +121,14 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
             not left,
             str(evidence_folder(migration)),
         )
+
+
+def _note_begin(context: Context, options: RollbackOptions, records: driver.Connection, migration: Migration, chosen: Sequence[str]) -> None:
+    """Record how the services stand before the first step, so that a killed run is not one that nobody knows of."""
+    now = {service: state(context, options, migration, service) for service in context.plan.services}
+    if any(now[service] == AS_BEFORE for service in chosen):
+        detail = {"scope": options.scope, "services": list(chosen), "states": now}
+        control.record(records, KIND, "begun", detail, migration=migration, plan_digest=context.plan.digest)
 
 
 def close(context: Context, options: RollbackOptions) -> RolledBack:
@@ -166,7 +175,7 @@ def preview(context: Context, options: RollbackOptions) -> RolledBack:
             return RolledBack(True, migration.run_id, (f"would close migration {migration.run_id}, which has written nothing",))
         _refuse_after_cutover(records, migration)
         _refuse_other_plan(context, options, migration)
-        read = verified(context, records, migration, options)
+        read = verified(context, records, migration)
         sessions = _has_sessions(records, migration)
         back = {service for service in context.plan.services if state(context, options, migration, service) != AS_BEFORE}
         lines = [line for service in chosen if service not in back for line in _would(context, options, migration, read, service)]
@@ -195,7 +204,7 @@ def limits(left: Sequence[str]) -> Iterator[str]:
         )
 
 
-def verified(context: Context, records: driver.Connection, migration: Migration, options: RollbackOptions) -> Manifest:
+def verified(context: Context, records: driver.Connection, migration: Migration) -> Manifest:
     """Return the manifest of the migration's snapshot after its targets' files were compared with it."""
     folder = Path(str(migration.snapshot))
     runner = next((item.detail.get("runner") for item in control.history(records, kind=take.KIND, migration=migration) if item.outcome == "passed"), "")
