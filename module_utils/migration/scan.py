@@ -147,8 +147,11 @@ class Sides:
         return None if low is None else (low, high, float(found[0][0]))
 
     def plain_tables(self) -> frozenset[str]:
-        """Return the names of the source's relations whose rows have versions: tables, not views."""
-        statement = f"SELECT relname FROM pg_class WHERE relnamespace = {literal(ident(self.schema))}::regnamespace AND relkind IN ('r', 'p')"
+        """Return the names of the source's relations whose rows' versions can be read: tables, not views, and not column by column."""
+        statement = (
+            f"SELECT relname FROM pg_class WHERE relnamespace = {literal(ident(self.schema))}::regnamespace"
+            " AND relkind IN ('r', 'p') AND has_table_privilege(oid, 'SELECT')"
+        )
         return frozenset(row[0] for row in self.source(statement, "looking for the source's tables").result()[0])
 
     def blocks(self, target: Target) -> int:
