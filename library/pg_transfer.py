@@ -121,7 +121,7 @@ tables:
   type: list
   elements: dict
   returned: success
-finished:
+complete:
   description: Whether the ledger has no chunk left; true in a dry run and after an export.
   type: bool
   returned: success
@@ -228,7 +228,7 @@ def _export_only(context: Context, params: dict[str, Any], plan_time: str, optio
     return {
         "changed": changed,
         "run_id": "",
-        "finished": True,
+        "complete": True,
         "verdict": "every chunk is in the folder",
         "tables": tables,
         "carried": len(manifest.entries) if changed else 0,
@@ -266,7 +266,7 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
     return {
         "changed": outcome.changed or bool(exported),
         "run_id": run_id,
-        "finished": all(table.chunks_done == table.chunks for table in outcome.tables),
+        "complete": all(table.chunks_done == table.chunks for table in outcome.tables),
         "verdict": "every chunk is carried",
         "tables": [asdict(table) for table in outcome.tables],
         "carried": outcome.carried,
@@ -286,7 +286,7 @@ def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, An
     result: dict[str, Any] = {
         "changed": foreseen.changed,
         "run_id": live.run_id if live else "",
-        "finished": True,
+        "complete": True,
         "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables)} rows in {foreseen.chunks} chunks",
         "tables": [asdict(table) for table in foreseen.tables],
         "carried": 0,
