@@ -17,7 +17,7 @@ LAB_USERS ?= 20000
 SERVERS_USERS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos mutate logins servers wayback bench-rollback docs lock clean
+.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos remote mutate logins servers wayback bench-rollback docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: $(READY) ## measure the transfer against its limits (BENCH_USERS=1000000 
 
 chaos: $(READY) ## kill the transfer at random instants (CHAOS_KILLS=100)
 	@python -m tests.chaos --kills $(CHAOS_KILLS)
+
+remote: $(READY) ## run the whole story over ssh with two runners and lose one (needs sshd: Debian openssh-server)
+	@python -m tests.remote
 
 mutate: $(READY) ## break rows in every way and see validation name them (MUTATIONS=2000)
 	@python -m tests.mutation --mutations $(MUTATIONS)

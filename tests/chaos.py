@@ -5,9 +5,10 @@
 
     python -m tests.chaos [--kills 100] [--seed N] [--users 4000]
 
-Victims: the module with its workers, one worker, the source server, a target server, a connection of a worker. A kill counts
-only while a chunk is open. After each round (some kills, then a run to the end) both services are compared with those of an
-undisturbed run, and finished chunks must not have been carried again.
+Victims: the module with its workers, one worker, the source server, a target server, a connection of a worker; in every eighth run
+ansible-playbook itself, by SIGKILL or as by Ctrl-C, whose module has to end by itself. A kill counts only while a chunk is open.
+After each round (some kills, then a run to the end) both services are compared with those of an undisturbed run, and finished chunks
+must not have been carried again.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import itertools
+import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ansible.module_utils.lab import postgres, process
-from ansible.module_utils.migration import build, ddl, driver, transfer
+from ansible.module_utils.migration import build, control, ddl, driver, transfer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
 from ansible.module_utils.migration.ddl_schema import plan_schema
@@ -35,11 +42,14 @@ from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.reconcile import reconcile
 from ansible.module_utils.migration.throttle import Limits
 
-from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
+from tests.mutation.world import NAMESPACE, SERVICES, fill, read_plan
 
 VICTIMS = ("module", "module", "worker", "source", "auth_service", "user_service", "connection", "connection")
 FREE = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
 KILLS_A_ROUND = 5
+ANSIBLE_EVERY = 8  # runs
+RATE = 30_000  # rows a second, slow enough to be hit
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -49,6 +59,9 @@ class Site:
     servers: dict[str, postgres.PostgresServer]
     context: Context
     wanted: dict[str, str]
+    folder: Path
+    plan_time: str
+    turns: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
 @contextlib.contextmanager
@@ -69,12 +82,12 @@ def site(users: int, seed: int) -> Any:
             plan=read_plan(),
             source=replace(servers["source"].endpoint("postgres"), name="source"),
             targets={name: replace(servers[name].endpoint("postgres"), name=name) for name in SERVICES},
-            control=servers["user_service"].endpoint("postgres"),
+            control=replace(servers["user_service"].endpoint("control"), name="control"),
             namespace=NAMESPACE,
         )
-        found = Site(servers, context, {})
+        found = Site(servers, context, {}, root, open_migration(context))
         empty(found)
-        carry(context, 500)
+        carry(found, 500)
         found.wanted = content(context)
         yield found
     finally:
@@ -82,6 +95,16 @@ def site(users: int, seed: int) -> Any:
             with contextlib.suppress(MigrationError):
                 postgres.stop(server)
         shutil.rmtree(root, ignore_errors=True)
+
+
+def open_migration(context: Context) -> str:
+    """Record a migration as the phases before the transfer leave it; return its timestamp."""
+    driver.rows(driver.connect(replace(context.control, dbname="postgres"), application_name="chaos", autocommit=True), "CREATE DATABASE control")
+    with contextlib.closing(control.connect(context.control)) as connection:
+        migration = control.plan(connection, context.plan.digest, context.plan.fingerprint)
+        control.record(connection, "preflight", "passed", {}, migration=migration, plan_digest=context.plan.digest)
+        control.set_snapshot(connection, control.begin(connection, context.plan.digest), "chaos")
+    return migration.plan_time
 
 
 def empty(found: Site) -> None:
@@ -94,10 +117,10 @@ def empty(found: Site) -> None:
         connection.close()
 
 
-def carry(context: Context, chunk_rows: int) -> transfer.Outcome:
+def carry(found: Site, chunk_rows: int) -> transfer.Outcome:
     """Run the transfer to its end in this process."""
     options = transfer.Options("chaos", chunk_rows=chunk_rows, limits=FREE)
-    return transfer.run(context, PLAN_TIME, "chaos", options, Progress(None), reconcile)
+    return transfer.run(found.context, found.plan_time, "chaos", options, Progress(None), reconcile)
 
 
 def content(context: Context) -> dict[str, str]:
@@ -141,13 +164,70 @@ def open_chunk(context: Context) -> list[tuple[str, int]]:
     return found
 
 
-def attempt(context: Context, chunk_rows: int) -> None:
+def attempt(found: Site, chunk_rows: int) -> None:
     """Be the module's process: a group of its own with its workers; slow enough to be hit."""
     os.setpgrp()
-    limits = replace(FREE, rows_per_second=30_000)
+    limits = replace(FREE, rows_per_second=RATE)
     with contextlib.suppress(MigrationError):
-        transfer.run(context, PLAN_TIME, "chaos", transfer.Options("chaos", chunk_rows=chunk_rows, limits=limits), Progress(None), reconcile)
+        transfer.run(found.context, found.plan_time, "chaos", transfer.Options("chaos", chunk_rows=chunk_rows, limits=limits), Progress(None), reconcile)
     os._exit(0)
+
+
+class AnsibleRun:
+    """The same attempt through ansible-playbook; it looks like a process of multiprocessing."""
+
+    def __init__(self, found: Site, chunk_rows: int) -> None:
+        plan, play = found.folder / "plan.json", found.folder / "play.yml"
+        plan.write_text(json.dumps(found.context.plan.to_dict()), encoding="utf-8")
+        context = found.context
+        task = {
+            "plan": f"{{{{ lookup('ansible.builtin.file', '{plan}') | from_json }}}}",
+            "connections": {
+                "source": _connection(context.source),
+                "targets": [_connection(endpoint) for endpoint in context.targets.values()],
+                "control": _connection(context.control),
+                "namespace": context.namespace,
+            },
+            "runner": "ansible",
+            "chunk_rows": chunk_rows,
+            "limits": {"cpu_percent": 0, "memory_percent": 0, "disk_percent": 0, "rows_per_second": RATE},
+        }
+        play.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [{"name": "Carry", "pg_transfer": task}]}]), encoding="utf-8")
+        program = str(Path(sys.executable).with_name("ansible-playbook"))
+        self._process = subprocess.Popen(
+            [program, "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}", str(play)],
+            env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_LOCAL_TEMP": str(found.folder / "ansible")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.pid = self._process.pid
+        self.left: list[psutil.Process] = []
+
+    def is_alive(self) -> bool:
+        """Tell whether ansible-playbook runs."""
+        return self._process.poll() is None
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for ansible-playbook."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+
+    def strike(self, rng: random.Random) -> None:
+        """Kill ansible-playbook, or press Ctrl-C."""
+        with contextlib.suppress(psutil.Error):
+            self.left = psutil.Process(self.pid).children(recursive=True)
+        self._process.send_signal(rng.choice((signal.SIGKILL, signal.SIGINT)))
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{process.status()} {' '.join(process.cmdline())[-200:]}"
+    return "a process that has ended since"
+
+
+def _connection(endpoint: driver.Endpoint) -> dict[str, object]:
+    login = {"login_host": endpoint.host, "login_port": endpoint.port, "login_db": endpoint.dbname, "login_user": endpoint.user}
+    return {"name": endpoint.name, **login, "login_password": endpoint.password, "ssl_mode": endpoint.sslmode}
 
 
 def strike(found: Site, module: Any, rng: random.Random) -> bool:
@@ -160,7 +240,9 @@ def strike(found: Site, module: Any, rng: random.Random) -> bool:
         if not open_now:
             continue
         victim = rng.choice(VICTIMS)
-        if victim == "module":
+        if isinstance(module, AnsibleRun):
+            module.strike(rng)
+        elif victim == "module":
             os.killpg(module.pid, signal.SIGKILL) if rng.random() < 0.5 else os.kill(module.pid, signal.SIGKILL)
         elif victim == "worker":
             children = Path(f"/proc/{module.pid}/task/{module.pid}/children").read_text(encoding="ascii").split()
@@ -200,16 +282,22 @@ def round_of_kills(found: Site, kills: int, rng: random.Random) -> tuple[int, in
     done = resumes = 0
     before: dict[tuple[str, int], str] = {}
     repeated = 0
+    left: list[psutil.Process] = []
     while done < kills:
-        module = multiprocessing.get_context("fork").Process(target=attempt, args=(found.context, chunk_rows))
-        module.start()
+        module: Any
+        if next(found.turns) % ANSIBLE_EVERY == 0:
+            module = AnsibleRun(found, chunk_rows)
+        else:
+            module = multiprocessing.get_context("fork").Process(target=attempt, args=(found, chunk_rows))
+            module.start()
         hit = strike(found, module, rng)
         module.join(timeout=60)
         if module.is_alive():
-            os.killpg(module.pid or 0, signal.SIGKILL)
+            os.kill(module.pid, signal.SIGKILL) if isinstance(module, AnsibleRun) else os.killpg(module.pid, signal.SIGKILL)
             module.join()
             repeated += 1
             print("chaos: the module hung after a kill", flush=True)
+        left += module.left if isinstance(module, AnsibleRun) else []
         now = finished_chunks(found.context)
         repeated += sum(now.get(key, at) != at for key, at in before.items())
         before = {**before, **now}
@@ -217,7 +305,11 @@ def round_of_kills(found: Site, kills: int, rng: random.Random) -> tuple[int, in
             break
         done += 1
         resumes += 1
-    carry(found.context, chunk_rows)
+    carry(found, chunk_rows)
+    _, staying = psutil.wait_procs(left, timeout=60)
+    if staying:
+        print(f"chaos: of a killed Ansible did not end: {[_name(process) for process in staying]}", flush=True)
+        repeated += len(staying)
     now = finished_chunks(found.context)
     repeated += sum(now.get(key) != at for key, at in before.items())
     for name, data in found.context.plan.contracts:
