@@ -83,7 +83,7 @@ def binaries(root: Path, account: process.Account | None) -> Path:
     original = package / "pginstall" / "bin"
     if _runs(original / "postgres", account):
         return original
-    _copy(package, root / "software", account)
+    _copy(package, root / "software")
     if not _runs(copied / "postgres", account):
         raise MigrationError(f"lab: {copied / 'postgres'} does not run here; is {root} mounted noexec, or the wheel made for another machine?")
     return copied
@@ -97,7 +97,7 @@ def _runs(program: Path, account: process.Account | None) -> bool:
     return done.returncode == 0
 
 
-def _copy(package: Path, software: Path, account: process.Account | None) -> None:
+def _copy(package: Path, software: Path) -> None:
     """Copy the wheel's tree and the libraries beside it, readable for everybody, whole or not at all."""
     fresh = software.with_name("software.new")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -24,7 +24,7 @@ from . import digest as d
 from . import ids
 from .context import Context
 from .outcome import counted
-from .plan import BOOKKEEPING, Plan, Target, replaced
+from .plan import BOOKKEEPING, Target, replaced
 from .quote import ident, literal
 from .scan import Rows, Sides
 
@@ -193,7 +193,7 @@ def _credentials(users: Target) -> tuple[dict[str, str], list[str]]:
 
 
 def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], credentials: Mapping[str, str]) -> list[_Right]:
-    aside = _set_aside(context.plan, sides, targets)
+    aside = _set_aside(sides, targets)
     names = {
         "users": targets[USERS].qualified,
         "permissions": targets[PERMISSIONS].qualified,
@@ -216,7 +216,7 @@ def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], crede
     return rights
 
 
-def _set_aside(plan: Plan, sides: Sides, targets: Mapping[str, Target]) -> list[str]:
+def _set_aside(sides: Sides, targets: Mapping[str, Target]) -> list[str]:
     """Return the integer ids of users who are quarantined, or some of whose rights are."""
     found: set[str] = set()
     for target in targets.values():

@@ -20,7 +20,6 @@ from . import driver
 from .errors import MigrationError
 
 APPLICATION_NAME = "edulink-migration control"
-LIVE = ("planned", "open")
 
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS migration;

@@ -144,10 +144,6 @@ class Part:
         """Return how messages name the part's file (and part)."""
         return f"{self.path} ({self.name})" if self.name else self.path
 
-    def id_map_columns(self) -> tuple[str, str, str]:
-        """Return the SQL of (entity, source_key, id) for the id map."""
-        return (f"{literal(self.entity)}::text", self.key_text, self.id_cell.sql)
-
 
 @dataclass(frozen=True)
 class Target:

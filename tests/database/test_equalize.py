@@ -30,10 +30,6 @@ EXCHANGE = (
     " (SELECT student_id, row_number() OVER (ORDER BY id) - 1 AS n FROM students) AS o WHERE a.id = u.id AND (o.n = a.n OR (o.n = 0 AND a.n ="
     " (SELECT count(*) FROM students)))",
 )
-LATE = (
-    "INSERT INTO auth_user (id, password, is_superuser, username, first_name, last_name, email, is_staff, is_active, date_joined)"
-    " VALUES (2000000000, '!', false, 'late', 'Late', '', (SELECT email FROM auth_user ORDER BY id LIMIT 1), true, true, now())"
-)
 CHILDREN = "auth_service.user_permissions"
 
 

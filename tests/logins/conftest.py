@@ -173,14 +173,12 @@ def _load(source: driver.Endpoint, target: driver.Endpoint, plan: Plan, service:
     writing = driver.connect(target, application_name="tests")
     with contextlib.closing(reading), contextlib.closing(writing), reading.cursor() as taken, writing.cursor() as given:
         given.execute("SET session_replication_role = replica")  # the order of the tables does not matter here
-        minting = {(entity.target, entity.part) for entity in plan.entities if entity.service == service}
         for table in plan.of(service):
+            if table.bookkeeping and table.table != "id_map":
+                continue  # groups: no session needs them
             for part in table.parts:
-                if not table.bookkeeping:
-                    columns = ", ".join(ident(cell.name) for cell in part.cells)
-                    _pipe(taken, given, part.select("public"), f"{table.qualified} ({columns})")
-                if (table.table, part.name) in minting:
-                    _pipe(taken, given, part.select_columns(part.id_map_columns(), "public"), "migration.id_map")
+                columns = ", ".join(ident(cell.name) for cell in part.cells)
+                _pipe(taken, given, part.select("public"), f"{table.qualified} ({columns})")
         writing.commit()
 
 

@@ -70,7 +70,7 @@ def test_a_missing_table_stops(plan: Plan) -> None:
 
 
 def test_a_table_left_behind_is_named_with_the_id_map_it_needs(plan: Plan) -> None:
-    source = catalog(plan, {"orders": ("id", "user_id")}, (Reference("fk", "orders", ("user_id",), "auth_user", ("id",), True, "public", 7),))
+    source = catalog(plan, {"orders": ("id", "user_id")}, (Reference("fk", "orders", ("user_id",), "auth_user", True, "public", 7),))
     (finding,) = dependencies.check(plan, source)
     assert (finding.place, finding.column) == ("public.orders", "user_id")
     assert "'users'" in finding.next_step

@@ -61,7 +61,7 @@ def _constraint(draft: Draft, table: DraftTable, node: Any, column: str | None, 
         raise draft.refusal(f"{table.schema}.{table.name}: NOT ENFORCED", "leave it out, or drop the constraint")
     match node.contype:
         case kinds.CONSTR_CHECK:
-            spec = _check(draft, table, node, column)
+            spec = _check(draft, table, node)
         case kinds.CONSTR_FOREIGN:
             spec = _foreign_key(draft, table, node, column)
         case _:
@@ -96,7 +96,7 @@ def _key(draft: Draft, table: DraftTable, node: Any, column: str | None) -> Cons
     )
 
 
-def _check(draft: Draft, table: DraftTable, node: Any, column: str | None) -> ConstraintSpec:
+def _check(draft: Draft, table: DraftTable, node: Any) -> ConstraintSpec:
     expression = draft.expression(node.raw_expr)
     used = draft.known_columns(table, columns_of(node.raw_expr))
     name = node.conname or draft.free_constraint(table, list(used) if len(used) == 1 else [], "check")

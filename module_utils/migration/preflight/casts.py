@@ -182,10 +182,10 @@ def _over_the_end(value: str, precision: int) -> str:
     return f"(isfinite({value}) AND ({value})::timestamptz >= {literal(last)})"
 
 
-def changed(raw: str, source: str, value: str, column: ColumnSpec, *, declared_text: bool = False) -> tuple[Condition, ...]:
+def changed(raw: str, source: str, value: str, column: ColumnSpec) -> tuple[Condition, ...]:
     """Return the conditions under which PostgreSQL accepts the row, but stores another value.
 
-    `value` is the (safe) value of the wire type. `declared_text`: the raw value is the plain source column.
+    `value` is the (safe) value of the wire type.
     """
     wire = column.wire_type
     base = wire.removesuffix("[]")

@@ -51,7 +51,6 @@ class Reference:
     table: str
     columns: tuple[str, ...]
     parent: str
-    parent_columns: tuple[str, ...]
     valid: bool
     schema: str = ""
     rows: float = -1
@@ -93,8 +92,8 @@ def read(connection: driver.Connection, schema: str) -> SourceCatalog:
         for name, kind, count, size, readable in driver.rows(connection, _TABLES, (schema,))
     }
     references = tuple(
-        Reference(name, table, tuple(own), parent, tuple(theirs), valid, home, float(count))
-        for name, table, own, parent, theirs, valid, home, count in driver.rows(connection, _REFERENCES, (schema,))
+        Reference(name, table, tuple(own), parent, valid, home, float(count))
+        for name, table, own, parent, valid, home, count in driver.rows(connection, _REFERENCES, (schema,))
     )
     return SourceCatalog(schema, tables, references)
 
@@ -119,12 +118,10 @@ WHERE n.nspname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AN
 GROUP BY c.relname, i.indexrelid, i.indisprimary ORDER BY 1, 3
 """
 _REFERENCES = """
-SELECT r.conname, c.relname, own.names, p.relname, theirs.names, r.convalidated, h.nspname, c.reltuples
+SELECT r.conname, c.relname, own.names, p.relname, r.convalidated, h.nspname, c.reltuples
 FROM pg_constraint r JOIN pg_class c ON c.oid = r.conrelid JOIN pg_namespace h ON h.oid = c.relnamespace
 JOIN pg_class p ON p.oid = r.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace
 CROSS JOIN LATERAL (SELECT array_agg(a.attname::text ORDER BY k.place) AS names FROM unnest(r.conkey) WITH ORDINALITY AS k(n, place)
     JOIN pg_attribute a ON a.attrelid = r.conrelid AND a.attnum = k.n) AS own
-CROSS JOIN LATERAL (SELECT array_agg(a.attname::text ORDER BY k.place) AS names FROM unnest(r.confkey) WITH ORDINALITY AS k(n, place)
-    JOIN pg_attribute a ON a.attrelid = r.confrelid AND a.attnum = k.n) AS theirs
-WHERE n.nspname = %s AND r.contype = 'f' AND r.conparentid = 0 ORDER BY 7, 2, 1
+WHERE n.nspname = %s AND r.contype = 'f' AND r.conparentid = 0 ORDER BY 6, 2, 1
 """

@@ -75,7 +75,7 @@ def begin(context: Context, options: RehearseOptions) -> list[str]:
                 f"migration {live.run_id} is open, so the services are not in the state that a rehearsal starts from;"
                 " rehearse before it or after its rollback"
             )
-        _settle(context, records, scratch, options)
+        _settle(records, scratch, options)
         control.record(records, KIND, "begun", {"suffix": options.suffix}, plan_digest=context.plan.digest)
         _drop(scratch, options)
         lines = [_copy(context.targets[name], scratch.targets[name], options) for name in context.plan.services]
@@ -85,7 +85,7 @@ def begin(context: Context, options: RehearseOptions) -> list[str]:
     return lines
 
 
-def _settle(context: Context, records: driver.Connection, scratch: Context, options: RehearseOptions) -> None:
+def _settle(records: driver.Connection, scratch: Context, options: RehearseOptions) -> None:
     """Say on record how the rehearsal before ended; MigrationError when databases of these names are not a rehearsal's."""
     last = next((item for item in control.history(records, kind=KIND) if item.outcome in ("begun", "passed", "failed")), None)
     if last is not None and last.outcome == "begun":

@@ -16,8 +16,6 @@ from pathlib import Path
 from ..errors import MigrationError
 from . import clients, retention
 
-TOOLS = ("none", "age", "gpg")
-
 
 @dataclass(frozen=True)
 class Sealing:
