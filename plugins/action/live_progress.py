@@ -60,6 +60,8 @@ class Watcher:
         if now - self._since < FIRST_LINE:
             return
         for name, table in state.get("tables", {}).items():
+            if not table["done"] and table.get("total") and not last:
+                continue  # not begun
             when, before = self._shown.get(name, (float("-inf"), ""))
             line = describe(name, table)
             finished = table.get("total") is not None and table["done"] >= table["total"]
