@@ -108,7 +108,7 @@ msg:
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -122,9 +122,19 @@ from ..module_utils.migration.ddl import Action
 from ..module_utils.migration.ddl_epilogue import plan_epilogue
 from ..module_utils.migration.ddl_index import plan_index
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.progress import Progress
 
 PHASE = "index"
+# What an action makes, one and many; another kind is its own noun (a trigger, two triggers).
+NOUNS: Mapping[str, tuple[str, ...]] = {
+    "primary_key": ("primary key",),
+    "unique": ("unique key",),
+    "index": ("index", "indexes"),
+    "check": ("CHECK", "CHECK"),
+    "foreign_key": ("foreign key",),
+    "analyze": ("ANALYZE", "ANALYZE"),
+}
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def _absent(context: Context, endpoint: driver.Endpoint, contract: Contract, opt
     if actions and not context.check:
         seconds = build.drop(endpoint, contract, actions, options).seconds
         gate.record(context, PHASE, "dropped", {"service": contract.service, "dropped": [action.object for action in actions]}, migration)
-    words = f"{len(actions)} keys and indexes" if actions else "nothing: this migration made none that still exist"
+    words = counted(len(actions), "key or index", "keys and indexes") if actions else "nothing: this migration made none that still exist"
     return {
         "changed": bool(actions),
         "actions": _described(actions, []),
@@ -227,8 +237,7 @@ def _counted(actions: Sequence[Action]) -> str:
     if not actions:
         return "nothing, every key and index is there"
     counts = Counter(action.kind for action in actions)
-    words = {"primary_key": "primary keys", "unique": "unique keys", "index": "indexes", "foreign_key": "foreign keys", "analyze": "ANALYZE"}
-    return ", ".join(f"{number} {words.get(kind, kind)}" for kind, number in counts.items())
+    return ", ".join(counted(number, *NOUNS.get(kind, (kind,))) for kind, number in counts.items())
 
 
 def main() -> None:

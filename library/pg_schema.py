@@ -71,6 +71,7 @@ from ..module_utils.migration import ddl, gate
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.ddl_schema import plan_schema
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.outcome import counted
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -88,7 +89,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     gate.record(context, "schema", "passed", {"service": service, "made": [action.object for action in doable]}, migration)
     tables = sum(action.kind == "table" for action in doable)
     others = len(doable) - tables
-    what = f"{tables} tables, {others} other objects" if doable else f"nothing, all {len(contract.tables)} tables are as the contract says"
+    what = f"nothing, all {len(contract.tables)} tables are as the contract says"
+    if doable:
+        what = f"{counted(tables, 'table')}, {counted(others, 'other object')}"
     notes = [f"{action.object}: {action.note}" for action in actions if action.note and not action.steps]
     line = "; ".join([f"{service}: {'would create' if context.check else 'created'} {what}", *notes, *([required] if required else [])])
     return {
