@@ -65,7 +65,8 @@ def _entity(name: str, service: str, table: str, part: m.Part) -> Entity:
 
 def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Minter]) -> Target:
     spec = _find_table(mapping, contract)
-    names = tuple(column.name for column in spec.columns)
+    stored = tuple(column for column in spec.columns if column.generated is None)
+    names = tuple(column.name for column in stored)
     id_column = _id_column(mapping, spec)
     parts = tuple(_part(mapping.service, mapping.table, mapping.path, part, spec, id_column, minters, mapping.policies) for part in mapping.parts)
     judged = {*names, *(column for part in mapping.parts for column in part.parents)}
@@ -78,7 +79,7 @@ def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Min
         table=spec.name,
         id_column=id_column,
         columns=names,
-        column_types=tuple(column.type for column in spec.columns),
+        column_types=tuple(column.type for column in stored),
         parts=parts,
         policies=tuple(Policy(p.column, p.rule, p.policy, p.placeholder, p.place) for p in mapping.policies),
     )
@@ -116,9 +117,12 @@ def _part(
     policies: tuple[m.Policy, ...],
 ) -> Part:
     entity = part.key.mints or (f"{service}.{table}.{part.name}" if part.name else f"{service}.{table}")
-    wire = {column.name: column.wire_type for column in spec.columns}
+    wire = {column.name: column.wire_type for column in spec.columns if column.generated is None}
     rules = {column.name: column for column in part.columns}
+    generated = {column.name for column in spec.columns if column.generated is not None}
     for name, rule in rules.items():
+        if name in generated:
+            raise MigrationError(f"{rule.place}: {service}.{table}.{name} is GENERATED, so the target computes it itself; leave it out of 'columns'")
         if name not in wire:
             raise MigrationError(f"{rule.place}: {service}.{table} has no column {name!r}{suggest(name, tuple(wire))}")
         if name == id_column:
@@ -132,6 +136,12 @@ def _part(
         raise MigrationError(f"{part.place}: {where} no value for {', '.join(missing)}; every target column has a source or a 'value'")
     cells = []
     for column in spec.columns:
+        if column.name in generated:
+            continue
+        if column.identity == "always":
+            raise MigrationError(
+                f"{path}: {service}.{table}.{column.name} is GENERATED ALWAYS AS IDENTITY, which no UPDATE may set; write BY DEFAULT in the schema SQL"
+            )
         if column.name == id_column:
             cells.append(_id_cell(id_column, entity, part))
         else:

@@ -40,7 +40,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Parent:
-    """A table or query whose keys a part's column refers to; `alias` is its name in the scan."""
+    """A table or query whose keys a part's column refers to; `alias` is its name in the scan.
+
+    `textual` keys make ids of their text, so a reference must be written as the key is: 1.0 equals 1.00, with another id.
+    """
 
     alias: str
     source: str
@@ -50,6 +53,7 @@ class Parent:
     column: str
     place: str
     name: str
+    textual: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,11 @@ def build_scan(
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
         values[cell.name] = Values(cell, raw, kind, value, unsafe, length, casts.proves(impossible, kind, version))
         checks += _column_checks(target, values[cell.name], column, guard, cell.name in unique, place)
+    if spec:
+        for column in spec.columns:
+            if column.generated is not None:
+                values[column.name] = _generated(spec, column, values)
+                checks += _column_checks(target, values[column.name], column, "", column.name in unique, part.label)
     for name, constant in part.counted:
         cell = values[name].cell
         checks.append(Check(cell.place or part.label, name, "counted", f"({values[name].value})::text = {literal(constant)}", f"get {constant!r}", INFO))
@@ -181,6 +190,10 @@ def build_scan(
         policy = policy_of(target, parent.column, "foreign_key")
         sql = f"({parent.child} IS NOT NULL AND {parent.alias}.key IS NULL)"
         checks.append(Check(parent.place, parent.column, "foreign_key", sql, f"refers to a row of {parent.name} that is not there", STOP, policy))
+        if parent.textual:
+            sql = f"({parent.alias}.key::text <> {parent.child}::text)"
+            said = f"equals a key of {parent.name} that is written otherwise, so its id would be another; write both alike, by a cast in 'sql' or in a query"
+            checks.append(Check(parent.place, parent.column, "foreign_key", sql, said, STOP, policy))
     if spec:
         checks += _table_checks(target, part, spec, values)
     base = part.source(schema)
@@ -212,6 +225,15 @@ def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: st
             old = f"({raw})::{column.wire_type}" if policy.rule == "infinity" else raw
             checks.append(Check(policy.place, name, policy.rule, f"({replaced(policy.rule, old, column.wire_type)})", "gets the placeholder", INFO, policy))
     return checks
+
+
+def _generated(spec: TableSpec, column: ColumnSpec, values: Mapping[str, Values]) -> Values:
+    """Return a generated column's value, computed from the others as the target will."""
+    values_of_row = (f"encode({item.value}, 'hex')::uuid" if item.cell.is_id else item.value for item in values.values())
+    row = ", ".join(f"{value} AS {ident(name)}" for name, value in zip(values, values_of_row, strict=True))
+    sql = f"(SELECT ({column.generated})::{column.wire_type} FROM (SELECT {row}) AS {ident(spec.name)})"
+    reads = tuple(dict.fromkeys(read for item in values.values() for read in item.cell.reads))
+    return Values(Cell(column.name, sql, column.wire_type, reads=reads), sql, column.wire_type, sql)
 
 
 def _fits(values: Values, column: ColumnSpec) -> bool:
@@ -271,7 +293,8 @@ def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str
                 cell.entity,
                 cell.name,
                 cell.place or part.label,
-                minted[1].table or minted[1].label,
+                minted[1].table or next((touch.table for touch in minted[1].touches if touch.result == minted[1].key[0]), minted[1].label),
+                minted[1].key_types[0] == "text",
             )
         )
     for column, table in part.parents:
@@ -283,8 +306,8 @@ def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str
     return tuple(result)
 
 
-def _parent(number: int, source: str, key: str, child: str, entity: str | None, column: str, place: str, name: str) -> Parent:
-    return Parent(f"parent{number}", source, key, child, entity, column, place, name)
+def _parent(number: int, source: str, key: str, child: str, entity: str | None, column: str, place: str, name: str, textual: bool = False) -> Parent:
+    return Parent(f"parent{number}", source, key, child, entity, column, place, name, textual)
 
 
 def _joins(parents: Sequence[Parent]) -> str:

@@ -1,0 +1,1 @@
+SELECT id, name FROM asset WHERE name = 'no such'
