@@ -14,6 +14,10 @@ if [ -z "$python" ]; then
     echo "setup: Python 3.11 or newer is needed, and ${wanted:-python3} is not; install one, or say where it is: make PYTHON=/path/to/python3.12 demo" >&2
     exit 1
 fi
+if [ -L "$venv" ]; then
+    echo "setup: $venv is a link, and setting up would empty the folder that it points to; remove the link and run this again" >&2
+    exit 1
+fi
 if ! "$python" -m venv --clear "$venv"; then
     echo "setup: $python cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)" >&2
     exit 1
