@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,9 @@ from ..contract import Contract
 from ..ddl_schema import UNCHANGED, plan_schema
 from ..errors import MigrationError
 from ..gates import PREFLIGHT
+from ..plan import Plan
 from ..progress import Progress
+from ..quote import ident
 from ..sessions.announce import reset_links
 from ..sessions.store import StoreOptions
 from ..throttle import Limits
@@ -35,6 +38,11 @@ APPLICATION_NAME = "edulink-migration preflight"
 # Large generated expressions make just-in-time compilation slower than running them; grouping a million keys fits 128 MB.
 # Waiting for a lock makes others wait behind us, so it is short; what we take ourselves is ACCESS SHARE, which only DDL minds.
 GENTLE = {"jit": "off", "work_mem": "128MB", "lock_timeout": "2s"}
+# Bit 2 of tgtype is INSERT (src/include/catalog/pg_trigger.h).
+_FIRING = """
+SELECT tgname::text FROM pg_trigger
+WHERE tgrelid = to_regclass(%s) AND NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 4 > 0 ORDER BY 1
+"""
 ANY_TIME = "2000-01-01 00:00:00"  # stands for the plan's timestamp before one is pinned
 
 
@@ -119,6 +127,7 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
         findings += elsewhere or coverage.check(context.plan, catalog)
         findings += coverage.check_references(context.plan)
         findings += _drift(context)
+        findings += _triggers(context.plan, targets)
         findings += dependencies.check(context.plan, catalog, dependencies.count_unknown(source, context.plan, catalog))
         sessions = catalog.tables.get("django_session")
         findings += readiness.check_store(options.store, sessions.size if sessions else 0)
@@ -197,4 +206,16 @@ def _drift(context: Context) -> list[Finding]:
                 raise
             said = str(exc).partition(UNCHANGED)[0]
             findings.append(Finding(STOP, service, "drift", said, f"bring the database and roles/schema/files/{service} together"))
+    return findings
+
+
+def _triggers(plan: Plan, targets: Mapping[str, driver.Connection]) -> list[Finding]:
+    """Return the triggers of existing target tables that would fire for each row that is written there."""
+    findings = []
+    for target in plan.targets:
+        with driver.database_errors(target.service, "reading its triggers"):
+            fired = driver.rows(targets[target.service], _FIRING, (target.qualified,))
+        for (name,) in fired:
+            step = f"ALTER TABLE {target.qualified} DISABLE TRIGGER {ident(name)} until validate has passed"
+            findings.append(Finding(WARN, target.name, "trigger", f"the trigger {name} fires for every row that the migration writes and may change it", step))
     return findings
