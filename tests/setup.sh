@@ -18,10 +18,6 @@ if [ -L "$venv" ]; then
     echo "setup: $venv is a link, and setting up would empty the folder that it points to; remove the link and run this again" >&2
     exit 1
 fi
-if [ -L "$venv" ]; then  # --clear would empty the environment at the other end, under whoever works in it
-    echo "setup: $venv is a link to $(readlink "$venv"); remove the link to get an environment of its own, or touch $venv/.ready to use that one as it is" >&2
-    exit 1
-fi
 if ! "$python" -m venv --clear "$venv"; then
     echo "setup: $python cannot make a virtual environment; install its venv package (Debian: apt install python3-venv)" >&2
     exit 1
