@@ -153,6 +153,7 @@ from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.reconcile import reconcile
+from ..module_utils.migration.snapshot.returned import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
 from ..module_utils.migration.throttle import Limits
 from ..module_utils.migration.transfer import Options, Outcome, changed_since, run
@@ -175,6 +176,7 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
     require_preflight(records, context.plan.digest, params["override_gates"])
     if migration.snapshot is None:
         raise MigrationError("this migration has no proven snapshot; run playbooks/snapshot.yml first")
+    require_not_rolled_back(context, migration)
     progress = Progress(params["progress_file"])
     try:
         if params["via"] == "files" and params["files_step"] == "export":

@@ -13,6 +13,7 @@ from . import control, driver
 from .context import Context
 from .control import Migration
 from .errors import MigrationError
+from .snapshot.returned import require_not_rolled_back
 
 
 def pass_gate(context: Context) -> tuple[Migration | None, str]:
@@ -26,6 +27,7 @@ def pass_gate(context: Context) -> tuple[Migration | None, str]:
             migration = control.require_open(connection, context.plan.digest)
             if migration.snapshot is None:
                 raise MigrationError("the open migration has no snapshot yet; run playbooks/snapshot.yml first")
+            require_not_rolled_back(context, migration)
         except MigrationError as exc:
             if not context.check:
                 raise

@@ -17,7 +17,7 @@ import pytest
 from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, driver
+from ansible.module_utils.migration import control, driver, gate
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.snapshot import database, exchange, removal, restore, rollback, take
 from ansible.module_utils.migration.snapshot.rollback import AS_BEFORE, AS_SNAPSHOT, KIND
@@ -246,6 +246,36 @@ def test_one_service_alone_is_warned_about_and_keeps_the_migration_open(migrated
     assert roll_back(migrated).complete
     assert state(migrated) == dict.fromkeys(SERVICES, "snapshot")
     assert migrated.migration() is None
+
+
+@pytest.mark.parametrize("scope", ["databases", "data"])
+def test_no_phase_enters_a_service_that_was_rolled_back_until_the_migration_is_closed(migrated: Walk, scope: str) -> None:
+    assert gate.pass_gate(migrated.context)[1] == ""
+    roll_back(migrated, services=("user_service",), scope=scope)
+    with pytest.raises(MigrationError, match=r"user_service was rolled back from migration .*; run playbooks/rollback.yml to its end"):
+        gate.pass_gate(migrated.context)
+    assert "was rolled back from migration" in gate.pass_gate(replace(migrated.context, check=True))[1]
+
+
+@pytest.mark.parametrize(("action", "what"), [("CASCADE", "be deleted with them"), ("SET NULL", "lose the reference"), ("NO ACTION", "refer to nothing")])
+def test_the_data_scope_removes_nothing_when_rows_of_others_refer_to_migrated_ones(migrated: Walk, action: str, what: str) -> None:
+    database_, owner = migrated.service("auth_service"), migrated.context.targets["auth_service"].session_role
+    ask(database_, f"CREATE TABLE own.notes (made_by uuid REFERENCES auth_service.users ON DELETE {action}); ALTER TABLE own.notes OWNER TO {owner}")
+    ask(database_, "INSERT INTO own.notes SELECT id FROM auth_service.users ORDER BY id LIMIT 2")
+    before = migrated.content("auth_service")
+    with pytest.raises(MigrationError, match=f"2 rows of own.notes refer to migrated rows of auth_service.users.*they would {what}; nothing was removed"):
+        roll_back(migrated, scope="data")
+    assert migrated.content("auth_service") == before
+    ask(database_, "DELETE FROM own.notes")
+    assert roll_back(migrated, scope="data").complete
+
+
+def test_a_schema_that_is_only_named_like_the_ledger_is_looked_at(migrated: Walk) -> None:
+    database_, owner = migrated.service("auth_service"), migrated.context.targets["auth_service"].session_role
+    ask(database_, f"CREATE SCHEMA migrations AUTHORIZATION {owner}; CREATE TABLE migrations.done AS SELECT 1 AS id")
+    ask(database_, f"ALTER TABLE migrations.done OWNER TO {owner}")
+    with pytest.raises(MigrationError, match=r"1 in auth_service\.migrations\.done"):
+        roll_back(migrated)
 
 
 def test_a_damaged_dump_is_refused_before_anything_is_touched(migrated: Walk) -> None:

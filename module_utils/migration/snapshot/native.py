@@ -23,6 +23,7 @@ from ..quote import ident, qualified
 from . import database, table_digest
 from .manifest import Dumped
 
+KEPT_LEDGER = f"{BOOKKEEPING}_rolled_back_"  # removal.kept_schema() of any migration
 _STREAMED = 20_000  # rows fetched at a time
 _LANES = "count(*), coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text, coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text"
 
@@ -115,7 +116,7 @@ def _other_tables(target: driver.Connection, endpoint: Endpoint, dumped: Dumped,
     """Return tables that the plan does not know and that have changed since the snapshot; their rows cannot be told apart."""
     found = []
     for schema, name, readable in table_digest.tables(target):
-        if (schema, name) in mapped or schema.startswith(BOOKKEEPING):
+        if (schema, name) in mapped or schema == BOOKKEEPING or schema.startswith(KEPT_LEDGER):
             continue
         before = dumped.content.table(schema, name)
         if not readable:  # it came after the snapshot, or its rights were taken away since; at least one row is assumed

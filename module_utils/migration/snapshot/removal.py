@@ -50,11 +50,13 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
         with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
         mapped = [item for item in context.plan.of(service) if not item.bookkeeping]
         lent = _lend_indexes(target, mapped)
-        for item in children_first(target, mapped):
+        ordered = children_first(target, mapped)
+        for number, item in enumerate(ordered):
             if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
                 continue
             _load_ids(context, source, target, item, with_map)
             driver.rows(target, f"ANALYZE {_IDS}")
+            _refuse_referrers(target, endpoint, item, ordered[number + 1 :])
             with target.cursor() as cursor:
                 identity = f"row.{ident(item.id_column)}"
                 cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE {identity} = ours.id")
@@ -68,6 +70,41 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
             driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(kept_schema(migration))}")
         target.commit()
     return removed
+
+
+_REFERRERS = """
+SELECT f.conrelid::regclass::text, f.conrelid = f.confrelid, f.confdeltype::text,
+    (SELECT string_agg(format('child.%%I = parent.%%I', c.attname, p.attname), ' AND ')
+     FROM unnest(f.conkey, f.confkey) AS k (child, parent)
+     JOIN pg_attribute c ON c.attrelid = f.conrelid AND c.attnum = k.child JOIN pg_attribute p ON p.attrelid = f.confrelid AND p.attnum = k.parent)
+FROM pg_constraint f
+WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid = to_regclass(%s)
+AND f.conrelid <> ALL(SELECT to_regclass(name) FROM unnest(%s::text[]) AS names (name) WHERE to_regclass(name) IS NOT NULL)
+AND (f.confdeltype IN ('c', 'n', 'd') OR has_table_privilege(f.conrelid, 'SELECT'))
+ORDER BY 1
+"""
+_ON_DELETE = {"c": "be deleted with them", "n": "lose the reference", "d": "lose the reference"}
+
+
+def _refuse_referrers(target: driver.Connection, endpoint: Endpoint, item: Target, later: Sequence[Target]) -> None:
+    """MigrationError when rows that stay refer to rows that are about to be deleted: a foreign key would delete or change them too.
+
+    The migration's own rows in the tables that refer to this one are gone already, those in tables still to come (a ring) do not count.
+    """
+    found = driver.rows(target, _REFERRERS, (item.qualified, [other.qualified for other in later]))
+    for table, itself, action, same in found:
+        own = f" AND NOT EXISTS (SELECT FROM {_IDS} AS ours WHERE ours.id = child.{ident(item.id_column)})" if itself else ""
+        rows = driver.scalar(
+            target,
+            f"SELECT count(*) FROM {table} AS child WHERE EXISTS (SELECT FROM {item.qualified} AS parent"
+            f" JOIN {_IDS} AS ours ON ours.id = parent.{ident(item.id_column)} WHERE {same}){own}",
+        )
+        if rows:
+            raise MigrationError(
+                f"{endpoint.place}: {rows:,} rows of {table} refer to migrated rows of {item.name} and are not known as migrated (somebody made them, or their"
+                f" source rows are gone since): they would {_ON_DELETE.get(action, 'refer to nothing')}; nothing was removed. Delete them or their"
+                " references first, or use rollback_scope=databases"
+            )
 
 
 _UNINDEXED = """
