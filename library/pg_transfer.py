@@ -133,6 +133,12 @@ carried:
   description: Chunks that this runner carried.
   type: int
   returned: success
+accounting:
+  description:
+    - The account of every mapped table of the source, held against the ledgers' figures in the snapshot that was carried. Not there after
+      a run that read several snapshots; their rows are compared instead.
+  type: dict
+  returned: when chunks were carried
 seconds:
   description: Seconds spent preparing, copying and completing.
   type: dict
@@ -265,11 +271,12 @@ def _export(context: Context, folder: str | None, run_id: str, outcome: Outcome)
 
 
 def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[str, Any]:
+    balance = outcome.balance
     return {
         "changed": outcome.changed or bool(exported),
         "run_id": run_id,
         "complete": all(table.chunks_done == table.chunks for table in outcome.tables),
-        "verdict": "every chunk is carried",
+        "verdict": f"{balance.verdict}; every chunk is carried" if balance else "every chunk is carried",
         "tables": [asdict(table) for table in outcome.tables],
         "carried": outcome.carried,
         "rows": outcome.rows,
@@ -277,6 +284,7 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
         "reconciled": outcome.reconciled,
         "epochs": list(outcome.epochs),
         "id_map_files": exported,
+        **({"accounting": balance.to_dict()} if balance else {}),
         "seconds": dict(outcome.seconds),
     }
 

@@ -12,8 +12,8 @@ module: pg_validate
 short_description: Compare every column of every row of the source and the targets
 description:
   - Scans both sides once, at one consistent point each, digests every row in buckets of ids, and opens only the buckets that
-    differ, to the row and then to the column. Checks references across databases, accounts for quarantined rows, and compares
-    what each user may do, computed from the tables without the mappings.
+    differ, to the row and then to the column. Checks references across databases, accounts for every source row (carried, merged,
+    quarantined or dropped by declaration), and compares what each user may do, computed from the tables without the mappings.
   - Changes nothing in the source or the targets; the outcome is kept in the control database. Returns the outcome also when it is bad.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
@@ -169,6 +169,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration import authorisation, baseline, canary, control, verify
+from ..module_utils.migration.balance import Balance
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
@@ -218,6 +219,7 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         settle_attempts=params["settle_attempts"],
         settle_seconds=params["settle_seconds"],
         findings_kept=params["findings_kept"],
+        accounts=params["tables"] is None,
         after_cutover=_after_cutover(params, records, live),
     )
     found = verify.compare(
@@ -239,6 +241,8 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         "complete": params["tables"] is None,
         "lines": [finding.line for finding in found.findings[:LINES]] + [reference.line for reference in found.references if reference.dangling],
     }
+    if found.balance is not None:
+        _include(validation, "accounting", found.balance)
     if params["authorisation"] and params["tables"] is None:
         _include(validation, "authorisation", authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"]))
     if params["canaries"]:
@@ -259,7 +263,7 @@ def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.K
     }
 
 
-def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | canary.Canaries | baseline.Baseline) -> None:
+def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline) -> None:
     """Add a check's result; when it failed the whole validation has failed."""
     validation[name] = check.to_dict()
     if check.passed:

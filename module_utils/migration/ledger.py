@@ -251,6 +251,13 @@ def progress(connection: driver.Connection) -> list[tuple[Any, ...]]:
     )
 
 
+def carried(connection: driver.Connection, targets: Sequence[Target]) -> dict[str, int]:
+    """Return how many rows each target was given by the chunks that are done; the id map's came with the rows that mint them, and by themselves."""
+    found = {target: int(rows) for target, _, _, rows, *_ in progress(connection)}
+    mapped = int(driver.scalar(connection, "SELECT coalesce(sum(mapped), 0)::bigint FROM migration.chunks"))
+    return found | {target.name: found.get(target.name, 0) + mapped for target in targets if target.bookkeeping and target.table == "id_map"}
+
+
 def load_mode(connection: driver.Connection, target: Target) -> str:
     """Return `load` for a table that is empty and bare, `upsert` for one with rows or a unique index already."""
     relation = qualified(target.schema, target.table)
@@ -264,6 +271,11 @@ def rejected(connection: driver.Connection, target: str, part: str) -> tuple[str
     """Return the source keys of a part that are quarantined."""
     found = driver.rows(connection, "SELECT source_key FROM migration.rejects WHERE target = %s AND part = %s", (target, part))
     return tuple(row[0] for row in found)
+
+
+def all_rejected(connection: driver.Connection) -> list[tuple[str, str, str]]:
+    """Return target, part and source key of every quarantined row."""
+    return [(target, part, key) for target, part, key in driver.rows(connection, "SELECT target, part, source_key FROM migration.rejects")]
 
 
 def add_rejects(connection: driver.Connection, rejects: Sequence[Mapping[str, Any]]) -> None:

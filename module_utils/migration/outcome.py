@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .balance import Balance
 from .digest import Digest
 
 MISSING, EXTRA, DIFFERENT, DUPLICATE, SERVICE_ROW = "missing", "extra", "different", "duplicate", "service_row"
@@ -92,6 +93,7 @@ class Verification:
     rejects: tuple[Mapping[str, Any], ...]
     seconds: float
     phases: Mapping[str, float] = field(default_factory=dict)
+    balance: Balance | None = None
 
     @property
     def passed(self) -> bool:

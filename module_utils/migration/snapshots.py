@@ -18,6 +18,7 @@ from .context import Context
 from .driver import database_errors
 
 APPLICATION_NAME = "edulink-migration snapshot"
+NO_SUCH_SNAPSHOT = ("42704", "22023")  # SQLSTATEs
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Snapshots:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._release()
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """Return the epoch whose snapshot this runner holds."""
+        return self._epoch
 
     @property
     def age(self) -> float:

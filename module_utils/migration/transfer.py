@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from . import driver, ledger
+from . import balance, driver, ledger
 from .chunks import numbered, plan_chunks, units
 from .context import Context
 from .contract import Contract
@@ -77,6 +77,7 @@ class Outcome:
     reconciled: int
     epochs: tuple[str, ...]
     seconds: Mapping[str, float]
+    balance: balance.Balance | None = None  # of this call, where one snapshot was read from the first chunk to the last
 
     @property
     def changed(self) -> bool:
@@ -101,8 +102,8 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
     with clock("copy"):
         crew.run()
     with clock("complete"):
-        settled = complete(context, reconcile, plan_time)
-    return outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock)
+        settled = complete(context, reconcile, plan_time, proven=crew.balance is not None)
+    return replace(outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock), balance=crew.balance)
 
 
 class Stopwatch:
@@ -235,6 +236,7 @@ class _Crew:
         self.context, self.plan_time, self.options, self.progress = context, plan_time, options, progress
         self.chunks = self.rows = self.keys = 0
         self.epochs: tuple[str, ...] = ()
+        self.balance: balance.Balance | None = None
         self._failure: str | None = None
         self._reason: str | None = None
 
@@ -282,6 +284,8 @@ class _Crew:
             watcher.start()
             try:
                 self._listen(channels, processes, snapshots)
+                if self._failure is None:
+                    self._account(snapshots)
             finally:
                 stop.set()
                 watcher.join()
@@ -322,6 +326,16 @@ class _Crew:
                         channel.send(None)
             elif waiting and 0 < self.options.snapshot_max_age < snapshots.age:
                 self._renew(snapshots, waiting)
+
+    def _account(self, snapshots: Snapshots) -> None:
+        """Hold the ledgers' figures against the source's, in the one snapshot that all chunks were read in; where there were several, complete() compares."""
+        epoch = snapshots.epoch
+        if epoch is None or _open_epochs(self.context) != {epoch.id}:
+            return
+        found = balance.of_ledgers(self.context, self.plan_time, epoch.snapshot)
+        if found is not None and not found.passed:
+            self._failure = f"{found.verdict}; run it again: it then compares both sides, row by row, and carries what is missing"
+        self.balance = found
 
     def _renew(self, snapshots: Snapshots, channels: Iterable[Any]) -> None:
         """Take a new snapshot, because the shared one is gone or too old, and hand it to the workers."""
@@ -414,8 +428,8 @@ def _close(connections: dict[str, driver.Connection]) -> None:
 # --- after ------------------------------------------------------------------------------------------------------------
 
 
-def complete(context: Context, reconcile: Reconcile, plan_time: str) -> int:
-    """Settle what changed between snapshots and mark the ledgers finished; return how many rows were settled.
+def complete(context: Context, reconcile: Reconcile, plan_time: str, *, proven: bool = True) -> int:
+    """Settle what changed between snapshots, or is not `proven` to be all, and mark the ledgers finished; return how many rows were settled.
 
     One runner does it; the others wait here and then find it done.
     """
@@ -426,7 +440,7 @@ def complete(context: Context, reconcile: Reconcile, plan_time: str) -> int:
         if finished(context):
             return 0
         settled = 0
-        if len(_open_epochs(context)) > 1 or any(pin is not None and pin.finished for pin in _pins(context)):
+        if not proven or len(_open_epochs(context)) > 1 or any(pin is not None and pin.finished for pin in _pins(context)):
             settled = reconcile(context, plan_time)
         for service in context.plan.services:
             connection = context.connect_target(service, APPLICATION_NAME)

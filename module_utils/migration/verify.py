@@ -13,17 +13,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from . import balance, references
 from . import digest as d
-from . import references
 from .context import Context
 from .errors import MigrationError
 from .opening import Located, name_columns, open_all, settle
 from .outcome import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding, Reference, TableResult, Verification
 from .pieces import PIECE_ROWS, Keeping, KeptPiece, Progress, Scan, Scanner
 from .plan import Plan, Target
-from .quarantine import rejected
+from .preflight import source_catalog
+from .quarantine import Rejects, rejected
 from .scan import Sides
 
 __all__ = [
@@ -51,7 +53,8 @@ class Options:
     """How to compare.
 
     `parallel` is PostgreSQL's max_parallel_workers_per_gather, `settle_*` are for servers that are written to. Who only wants
-    to know which rows differ leaves `columns` and `references` out.
+    to know which rows differ leaves `columns` and `references` out. `accounts` holds what was read against the source's own counts,
+    which needs every table.
     """
 
     digest: str = d.AUTO
@@ -62,6 +65,7 @@ class Options:
     findings_kept: int = 10_000
     columns: bool = True
     references: bool = True
+    accounts: bool = False
     after_cutover: bool = False
     piece_rows: int = PIECE_ROWS
 
@@ -90,7 +94,9 @@ def compare(
         keys_of_source = sides.foreign_keys()
         scanner = Scanner(sides, chosen, agreed, rejects, keeping, options.piece_rows, shared=options.parallel > 0)
         checks = references.start(sides, context.plan, chosen, rejects, scanner.ranges, keys_of_source) if options.references else []
+        counting = _count(sides, context, rejects) if options.accounts else None
         scans = list(scanner.scans(progress))
+        counts = counting.result() if counting is not None else None  # before a newer consistent point is taken
         scanned = time.monotonic()
         located = open_all(sides, scans, agreed, rejects, options.workers)
         consistency = "judged at one consistent point of each database"
@@ -119,8 +125,15 @@ def compare(
         positions=positions,
         rejects=tuple({"target": name, "part": part, "rows": len(keys)} for name, parts in rejects.items() for part, keys in parts.items()),
         seconds=ended - started,
+        balance=None if counts is None else counts.against({scan.target.name: scan.source_rows for scan in scans}),
         phases={"scan": scanned - started, "open": opened - scanned, "references": ended - opened},
     )
+
+
+def _count(sides: Sides, context: Context, rejects: Rejects) -> Future[balance.Counts]:
+    catalog = source_catalog.read(sides.leaders()[context.source.place], sides.schema)
+    refused = {(name, part): keys for name, parts in rejects.items() for part, keys in parts.items()}
+    return sides.source_job(lambda ask: balance.count(ask, context.plan, catalog, refused), "accounting for every row")
 
 
 def choose(plan: Plan, names: Sequence[str] | None) -> tuple[Target, ...]:

@@ -25,11 +25,10 @@ from .keys import Keys
 from .plan import Part, Predicate, Target, between, none_of
 from .pump import pump
 from .quote import ident
-from .snapshots import Epoch, read_only_snapshot
+from .snapshots import NO_SUCH_SNAPSHOT, Epoch, read_only_snapshot
 
 APPLICATION_NAME = "edulink-migration worker"
 ROWS_A_SECOND, BYTES_A_SECOND, PAUSED = range(3)  # of the figures that the parent shares: this worker's part of the rates, and a pause
-_NO_SUCH_SNAPSHOT = ("42704", "22023")
 _IDLE = 0.05  # seconds between two looks at the ledger while others finish their chunks
 _PAUSE = 0.3  # seconds between two looks at a pause
 
@@ -161,7 +160,7 @@ class _Worker:
         try:
             read_only_snapshot(self.source, epoch.snapshot)
         except Exception as exc:
-            if getattr(exc, "pgcode", None) in _NO_SUCH_SNAPSHOT:
+            if getattr(exc, "pgcode", None) in NO_SUCH_SNAPSHOT:
                 return False
             raise MigrationError(f"{context.source.place}: importing the shared snapshot: {redact(exc)}; run it again") from exc
         self.epoch = epoch

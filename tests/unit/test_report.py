@@ -186,3 +186,16 @@ def test_one_is_not_many(number: int) -> None:
     text = " ".join(shown(services=[service]))
     told = ("1 minute old", "1 session is", "1 row is") if number == 1 else ("2 minutes old", "2 sessions are", "2 rows are")
     assert all(words in text for words in told)
+
+
+def test_every_source_row_is_summed_up_by_the_phase_that_knows_best() -> None:
+    share = {"table": "auth_user", "rows": 13, "carried": 7, "merged": 0, "quarantined": 6, "dropped": 0}
+    foretold = record(1, "preflight", "passed", accounting=[{**share, "rows": 12, "carried": 6}])
+    gaps = [{"target": "svc.t", "expected": 7, "carried": 5}]
+    carried = record(2, "migrate", "failed", accounting={"passed": False, "verdict": "not every source row", "tables": [share], "gaps": gaps})
+    before, after = page(assembled(foretold)), page(assembled(foretold, carried))
+    assert "<h2>Source rows</h2><p>preflight: every source row will be accounted for" in before
+    section = after[after.index("<h2>Source rows</h2>") : after.index("<h2>What was done</h2>")]
+    assert "migrate: not every source row." in section
+    assert '<td class="n">13</td><td class="n">7</td><td class="n">0</td><td class="n">6</td><td class="n">0</td>' in section
+    assert "svc.t" in section

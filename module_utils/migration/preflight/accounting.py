@@ -10,17 +10,18 @@ SQL makes nothing of it. The four are counted apart from the rows, so that a sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import driver
 from ..plan import Part, Plan, Touch, none_of
 from ..quote import ident, qualified
 from .contract_checks import scanned
 from .findings import STOP, Finding
-from .rejects import Reject
 from .source_catalog import SourceCatalog
+
+Ask = Callable[[str], list[tuple[Any, ...]]]  # a statement on the source: its rows
+Refused = Mapping[tuple[str, str], Sequence[str]]  # (target, part): the source keys that are quarantined
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Account:
     def balanced(self) -> bool:
         """Return whether every row is accounted for, once."""
         return self.carried + self.merged + self.quarantined + self.dropped == self.rows
+
+    @property
+    def line(self) -> str:
+        """Return the account in one line."""
+        return (
+            f"{self.table}: {self.rows} rows, but {self.carried} carried + {self.merged} merged + {self.quarantined} quarantined"
+            f" + {self.dropped} dropped"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the account as JSON can carry it."""
@@ -61,15 +70,12 @@ class _Share:
         return f"(({columns}) IN (SELECT {results} FROM {self.part.source(schema)}{where})) IS TRUE"
 
 
-def account(connection: driver.Connection, plan: Plan, source: SourceCatalog, aside: Sequence[Reject]) -> tuple[Account, ...]:
-    """Return the account of every mapped table; `aside` are the quarantined rows."""
-    refused: dict[tuple[str, str], list[str]] = {}
-    for item in aside:
-        refused.setdefault((item.target, item.part), []).append(item.source_key)
+def account(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> tuple[Account, ...]:
+    """Return the account of every mapped table, as the source has it when `ask` asks."""
     shares: dict[str, list[_Share]] = {}
     every: set[str] = set()  # tables of which each row may touch every result
     for target, part in scanned(plan):
-        keys = refused.get((target.name, part.name), [])
+        keys = refused.get((target.name, part.name), ())
         if part.table is not None:
             shares.setdefault(part.table, []).append(_Share(part, keys, True, (part.key, part.key)))
         for touch in part.touches:
@@ -78,7 +84,7 @@ def account(connection: driver.Connection, plan: Plan, source: SourceCatalog, as
                 every.add(touch.table)
             else:
                 found.append(_share(part, touch, keys, source))
-    return tuple(_account(connection, source.schema, name, found, name in every) for name, found in shares.items() if name in source.tables)
+    return tuple(_account(ask, source.schema, name, found, name in every) for name, found in shares.items() if name in source.tables)
 
 
 def _share(part: Part, touch: Touch, keys: Sequence[str], source: SourceCatalog) -> _Share:
@@ -89,10 +95,10 @@ def _share(part: Part, touch: Touch, keys: Sequence[str], source: SourceCatalog)
     return _Share(part, keys, False, ((touch.column,), (touch.result,)))
 
 
-def _account(connection: driver.Connection, schema: str, name: str, shares: Sequence[_Share], every: bool) -> Account:
+def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: bool) -> Account:
     own = [share for share in shares if share.part.table is not None] or [share for share in shares if share.own]
     if own and all(share.part.table is not None and not share.refused for share in own):  # each row is there: nothing to look for
-        return Account(name, *driver.rows(connection, f"SELECT count(*), count(*), 0, 0, 0 FROM {qualified(schema, name)}")[0])
+        return Account(name, *ask(f"SELECT count(*), count(*), 0, 0, 0 FROM {qualified(schema, name)}")[0])
     carried = " OR ".join(share.reaches(schema, kept=True) for share in own) or "false"
     merged = " OR ".join([*("true" for _ in range(every)), *(share.reaches(schema, kept=True) for share in shares if not share.own)]) or "false"
     judging = own or shares
@@ -104,15 +110,10 @@ def _account(connection: driver.Connection, schema: str, name: str, shares: Sequ
         " count(*) FILTER (WHERE NOT (carried OR merged OR reached))"
         f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {qualified(schema, name)} AS t) AS each"
     )
-    return Account(name, *driver.rows(connection, statement)[0])
+    return Account(name, *ask(statement)[0])
 
 
 def check(accounts: Sequence[Account]) -> list[Finding]:
     """Return a finding for each table whose rows are not accounted for."""
-    return [
-        Finding(STOP, item.table, "accounting", f"{item.rows} rows, but {item.carried} carried + {item.merged} merged + {item.quarantined} quarantined"
-                f" + {item.dropped} dropped", "this is a fault of the program, report it")
-        for item in accounts
-        if not item.balanced
-    ]  # fmt: skip
-
+    step = "this is a fault of the program, report it"
+    return [Finding(STOP, item.table, "accounting", item.line.partition(": ")[2], step) for item in accounts if not item.balanced]

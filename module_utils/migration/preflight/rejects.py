@@ -50,6 +50,14 @@ def quarantines(plan: Plan) -> bool:
     return any(policy.policy == "quarantine" for target in plan.targets for policy in target.policies)
 
 
+def by_part(found: Sequence[Reject]) -> dict[tuple[str, str], list[str]]:
+    """Return the source keys by (target, part)."""
+    keys: dict[tuple[str, str], list[str]] = {}
+    for item in found:
+        keys.setdefault((item.target, item.part), []).append(item.source_key)
+    return keys
+
+
 def compute(
     context: Context, *, plan_time: str, cap: int = CAP, settings: Mapping[str, str] | None = None, snapshot: str | None = None
 ) -> tuple[Reject, ...]:

@@ -157,7 +157,7 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
             if stops(findings) == 0:
                 pace.breathe()
                 with driver.database_errors(context.source.place, "accounting for every row"):
-                    accounts = accounting.account(source, context.plan, catalog, aside)
+                    accounts = accounting.account(lambda statement: driver.rows(source, statement), context.plan, catalog, rejects.by_part(aside))
                 findings += accounting.check(accounts)
                 extra["accounting"] = [item.to_dict() for item in accounts]
                 lap("accounting")

@@ -12,11 +12,11 @@ from typing import Any
 from . import svg
 
 MOST = 200  # rows of a list on the page; report.json has all that the records have
-_SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings", "dependencies")  # the last has files of its own
+_SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings", "dependencies", "accounting")  # the last has files of its own
 _FIRST = ("level", "target", "table", "name", "place", "part", "kind", "rule", "column", "columns", "source_key", "keys", "id", "count", "rows")
 _JUDGED = ("target", "source_rows", "target_rows", "differences", "rejected", "seconds", "source_digest", "target_digest")
 _PROOF = ("verdict", "consistency", "positions", "digest", "plan_digest", "at", "seconds", "phases", "complete", "differences")  # the rest follows
-_TOLD = ("findings", "tables", "lines", "findings_total", "run_id", "passed")  # in a table of their own, or above
+_TOLD = ("findings", "tables", "lines", "findings_total", "run_id", "passed", "accounting")  # in a table of their own, or above
 _LEVELS = {"stop": 0, "warn": 1, "info": 2}
 
 _STYLE = """
@@ -56,6 +56,7 @@ def page(report: Mapping[str, Any]) -> str:
         _tables(report["tables"]),
         svg.shares(report["outcomes"], title="Share of rows by outcome"),
         svg.lines(report["rates"], title="Rows a second over time, by table"),
+        _accounting(report["details"]),
         _phases(report["phases"]),
         _validation(report["details"].get("validate", {})),
         _rejects(report["rejects"]),
@@ -90,6 +91,22 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> str:
     rows.append(["total, side by side", *sums, seconds, copied / seconds if seconds else None])
     head = ("Table", "Source rows", "Target rows", "Differences", "Copy seconds", "Rows a second")
     return "<h2>Tables</h2>" + _grid(head, rows, last_is_total=True)
+
+
+def _accounting(details: Mapping[str, Any]) -> str:
+    """Show what became of every source row, by the phase that knows best."""
+    found = {kind: details[kind]["accounting"] for kind in ("validate", "migrate", "preflight") if details.get(kind, {}).get("accounting")}
+    if not found:
+        return ""
+    kind, account = next(iter(found.items()))
+    listed = account["tables"] if isinstance(account, Mapping) else account  # preflight foretells, and has nothing to hold it against
+    gaps = account["gaps"] if isinstance(account, Mapping) else []
+    said = account["verdict"] if isinstance(account, Mapping) else "every source row will be accounted for"
+    names = ("rows", "carried", "merged", "quarantined", "dropped")
+    rows: list[list[Any]] = [[item["table"], *(item[name] for name in names)] for item in listed]
+    rows.append(["total", *(sum(item[name] for item in listed) for name in names)])
+    head = ("Source table", "Rows", "Carried", "Merged", "Quarantined", "Dropped by declaration")
+    return f"<h2>Source rows</h2><p>{escape(kind)}: {escape(said)}.</p>" + _grid(head, rows, last_is_total=True) + (_listing(gaps) if gaps else "")
 
 
 def _phases(phases: Sequence[Mapping[str, Any]]) -> str:
