@@ -38,6 +38,25 @@ def test_other_layouts_are_json(world: World, layout: Layout) -> None:
     assert world.remove(layout)["removed"] == 1
 
 
+def test_a_session_that_cannot_be_written_is_rejected_and_stops_no_other(world: World) -> None:
+    world.add("user1", logged_in(1))
+    deep: list[Any] = []
+    for _ in range(800):
+        deep = [deep]
+    world.add("deep", {"deep": deep})  # Python 3.11 reads that and cannot pickle it, later ones can
+    result = world.carry()
+    assert result.carried + result.rejected.get("unwritable", 0) == result.live == 2
+    assert world.redis.exists(world.key("user1"))
+    assert not world.carry().changed
+    world.remove()
+    world.add("nan", {"price": float("nan")})
+    neutral = Layout("neutral", "app:")
+    assert world.carry(layout=neutral).rejected["unwritable"] >= 1
+    assert not world.redis.exists("app:session:nan")
+    for name in world.redis.keys("app:session:*"):
+        json.loads(world.redis.get(name), parse_constant=pytest.fail)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_cached_db_gets_a_row_for_each_session_and_keeps_those_that_the_service_wrote(world: World, workers: int) -> None:
     layout, table = Layout("cached_db"), "public.own"

@@ -59,6 +59,8 @@ def test_what_we_sign_django_reads(session: dict) -> None:
 
     assert core.loads(signing.encode(session, SECRET), key=SECRET, salt=signing.SESSION_SALT) == session
     assert signing.decoder(["other", SECRET])(signing.encode_legacy(session, SECRET)) == session
+    own = "shop.engines.OwnStore"
+    assert signing.decoder([SECRET], own)(signing.encode_legacy(session, SECRET, salt=own)) == session
 
 
 @pytest.mark.parametrize("position", [0, 3, 20, -1])

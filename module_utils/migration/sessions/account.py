@@ -19,6 +19,7 @@ OUTDATED = "outdated"  # the password has changed since: the monolith would end 
 NOT_MIGRATED = "not_migrated"
 NO_USER = "no_such_user_id"  # `_auth_user_id` is no integer
 BACKEND = "unknown_backend"
+UNWRITABLE = "unwritable"  # nested deeper than a serializer goes, or a number that neutral JSON does not have (NaN, Infinity)
 NAMED = 20  # short hashes reported for each reason
 
 Row = tuple[str, str, int]  # session_key, session_data, the second of its end

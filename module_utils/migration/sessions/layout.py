@@ -62,7 +62,7 @@ class Layout:
     def value(self, session: Mapping[str, Any], expires: int) -> bytes:
         """Return the stored form of a session that ends at `expires` (seconds since 1970)."""
         if self.engine == "neutral":
-            return _json(neutral(session, expires))
+            return _json(neutral(session, expires), strict=True)
         return _json(session) if self.serializer == "json" else _pickle(session)
 
 
@@ -105,8 +105,9 @@ def tags() -> tuple[bytes, ...]:
     return tuple(found[index] for index in range(SLOTS))
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+def _json(value: Mapping[str, Any], *, strict: bool = False) -> bytes:
+    """Return JSON; `strict` raises ValueError for NaN and Infinity, which Python reads and nobody else does."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=not strict).encode("ascii")
 
 
 def _pickle(value: Mapping[str, Any]) -> bytes:

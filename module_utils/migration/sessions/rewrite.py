@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .account import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, Row, Rules, Tally
+from .account import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, UNWRITABLE, Row, Rules, Tally
 from .layout import Layout, digest
 from .ledger import Item
 from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, decoder, encode
@@ -56,9 +56,14 @@ class Rewriter:
                     dropped.append(session_key)
                     continue
                 user = known.uuid.replace("-", "")
+            try:
+                value = self._layout.value(session, expires)
+                row = encode(session, self._service) if self._rows else ""
+            except (ValueError, RecursionError):
+                tally.leave(UNWRITABLE, session_key)
+                dropped.append(session_key)
+                continue
             tally.counts["anonymous" if number is None else "authenticated"] += 1
-            value = self._layout.value(session, expires)
-            row = encode(session, self._service) if self._rows else ""
             items.append(Item(session_key, digest(value), expires, user, value if self._write else b"", row))
         return items, dropped
 

@@ -23,7 +23,6 @@ USER_BACKEND = "_auth_user_backend"
 USER_HASH = "_auth_user_hash"
 SESSION_SALT = "django.contrib.sessions.SessionStore"
 STAMP = "1"  # the first second of 1970 in base62: no reader of sessions looks at it, and nobody else signs with it
-_LEGACY_SALT = "django.contrib.sessionsSessionStore"
 _AUTH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
@@ -49,7 +48,7 @@ def derive(salt: str, secret: str, algorithm: str = "sha256") -> bytes:
 def decoder(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str], dict[str, Any]]:
     """Return the function that checks and decodes a session_data; it raises Rejected."""
     keys = [derive(salt + "signer", secret) for secret in secrets]
-    old_keys = [derive(_LEGACY_SALT, secret, "sha1") for secret in secrets]
+    old_keys = [derive(_legacy_salt(salt), secret, "sha1") for secret in secrets]
 
     def decode(data: str) -> dict[str, Any]:
         signed, colon, signature = data.encode().rpartition(b":")
@@ -80,10 +79,10 @@ def encode(session: Mapping[str, Any], secret: str, *, stamp: str = STAMP, compr
     return f"{signed}:{_base64(hmac.digest(derive(salt + 'signer', secret), signed.encode(), 'sha256'))}"
 
 
-def encode_legacy(session: Mapping[str, Any], secret: str) -> str:
+def encode_legacy(session: Mapping[str, Any], secret: str, *, salt: str = SESSION_SALT) -> str:
     """Return a session as Django wrote it before 3.1: base64(sha1-hmac:json)."""
     raw = json.dumps(session, separators=(",", ":")).encode("latin-1")
-    made = hmac.digest(derive(_LEGACY_SALT, secret, "sha1"), raw, "sha1").hex().encode()
+    made = hmac.digest(derive(_legacy_salt(salt), secret, "sha1"), raw, "sha1").hex().encode()
     return base64.b64encode(made + b":" + raw).decode()
 
 
@@ -110,6 +109,12 @@ class AuthHashes:
             if hmac.compare_digest(hmac.digest(key, encoded, algorithm).hex().encode(), offered):
                 return hmac.digest(self._new, encoded, "sha256").hex()
         return None
+
+
+def _legacy_salt(salt: str) -> str:
+    """Return what Django before 3.1 signed with: the name of the session engine's class, without a dot before it."""
+    package, _, name = salt.rpartition(".")
+    return package + name
 
 
 def _decode_legacy(data: str, keys: Sequence[bytes]) -> dict[str, Any]:
