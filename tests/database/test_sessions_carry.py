@@ -345,3 +345,20 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_nothing_read_is_never_taken_for_ended(world: World) -> None:
+    world.add("user1", logged_in(1))
+    world.carry()
+    for rules in ({"batch": 0}, {"workers": 0}):
+        with pytest.raises(MigrationError, match="1 or more"):
+            world.carry(**rules)
+    assert world.redis.exists(world.key("user1"))
+
+
+def test_a_session_that_is_left_out_leaves_the_index_too(world: World) -> None:
+    world.add("user1", logged_in(1))
+    world.carry(user_index="u:")
+    world.add("user1", logged_in(1), secret="another")
+    assert world.carry(user_index="u:").removed == 1
+    assert not world.redis.keys("u:*")

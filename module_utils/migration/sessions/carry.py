@@ -77,6 +77,8 @@ def carry(
 
     With a `crew` many sessions are decoded and written by `rules.workers` processes.
     """
+    if min(rules.batch, rules.workers) < 1:
+        raise MigrationError("sessions_batch and sessions_workers must be 1 or more")
     started = time.monotonic()
     table = qualified(schema, "django_session")
     source.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -104,6 +106,7 @@ def carry(
                     workers.give(batch)
                 workers.finish(tally)
         if follow:
+            tally.result(size, 0)  # what was not read must not pass for ended
             _sweep(seen, ledger, rules, tally, write=write)
     source.rollback()
     return tally.result(size, time.monotonic() - started)

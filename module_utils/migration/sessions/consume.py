@@ -41,7 +41,11 @@ def _store(ledger: Ledger, rules: Rules, tally: Tally, items: list[Item], droppe
         if rules.user_index:
             _index(ledger, rules.user_index, tally, [item for item in ours if item.user], write)
     if dropped:
-        tally.removed += ledger.remove(dropped, write=write, forget=False).count(scripts.REMOVED)
+        owners = ledger.owners(dropped) if rules.user_index and write else []
+        said = ledger.remove(dropped, write=write, forget=False)
+        tally.removed += said.count(scripts.REMOVED)
+        if rules.user_index and owners:
+            unindex(ledger, rules.user_index, [pair for pair, code in zip(zip(owners, dropped, strict=True), said, strict=True) if code == scripts.REMOVED[0]])
 
 
 def _index_key(prefix: str, user: str) -> bytes:

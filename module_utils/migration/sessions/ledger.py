@@ -102,6 +102,12 @@ class Ledger:
             start += width
             width = max(1, min(width * 2, width * _PORTION // max(1, len(found)), _MOST))
 
+    def owners(self, session_keys: Sequence[str]) -> list[str]:
+        """Return the user (32 hex digits) of each session in the record; nothing for those without one."""
+        places = [self._hashes[layouts.key_slot(self._key_prefix + key.encode()) // self._slots_each] for key in session_keys]
+        found = self.store.each([("HGET", place, key) for place, key in zip(places, session_keys, strict=True)])
+        return [entry.rpartition(b":")[2].decode() if entry else "" for entry in found]
+
     def _call(self, script: str, session_keys: Sequence[str], flags: tuple[bool, bool], *columns: Sequence[bytes]) -> bytes:
         """Run a script over sessions, cut into calls whose keys share a slot where there are slots."""
         names = [self._key_prefix + session_key.encode() for session_key in session_keys]
