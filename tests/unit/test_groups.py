@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 PLAY = """
@@ -71,3 +72,9 @@ def test_a_rollback_may_be_limited_to_one_service() -> None:
         check=True,
     )
     assert [line.strip() for line in done.stdout.splitlines() if line.startswith("      ")] == ["user_service", "user_service"]
+
+
+def test_a_service_that_fails_a_phase_of_its_own_ends_the_run() -> None:
+    plays = [play for path in (PROJECT / "playbooks").glob("*.yml") for play in yaml.safe_load(path.read_text(encoding="utf-8")) if play.get("hosts") == "targets"]
+    assert len(plays) >= 2
+    assert [play["name"] for play in plays if play.get("any_errors_fatal") is not True] == []
