@@ -281,10 +281,17 @@ def test_a_schema_that_is_only_named_like_the_ledger_is_looked_at(migrated: Walk
 def test_a_damaged_dump_is_refused_before_anything_is_touched(migrated: Walk) -> None:
     folder = Path(migrated.migration().snapshot)  # type: ignore[arg-type, union-attr]
     toc = folder / "auth_service" / "toc.dat"
-    toc.write_bytes(toc.read_bytes()[:-1])
-    with pytest.raises(MigrationError, match=r"it was cut or changed.*taken on runner runner1; both services are as before"):
+    whole = toc.read_bytes()
+    toc.write_bytes(whole[:-1])
+    with pytest.raises(MigrationError, match=r"it was cut or changed.*taken on runner runner1; this run has changed nothing"):
         roll_back(migrated)
     assert state(migrated) == dict.fromkeys(SERVICES, "migrated")
+    toc.write_bytes(whole)
+    roll_back(migrated, services=("user_service",))
+    toc.write_bytes(whole[:-1])
+    with pytest.raises(MigrationError, match="it was cut or changed"):
+        roll_back(migrated)
+    assert migrated.history(KIND)[0].detail["states"] == {"auth_service": AS_BEFORE, "user_service": AS_SNAPSHOT}
 
 
 def test_objects_of_other_owners_keep_them(walk: Walk) -> None:  # noqa: F811

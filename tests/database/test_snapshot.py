@@ -211,9 +211,13 @@ def test_a_password_is_on_no_disk_in_no_argument_and_in_no_environment(walk: Wal
 
 def test_what_the_role_cannot_read_is_named_before_anything_is_dumped(walk: Walk) -> None:  # noqa: F811
     ask(walk.monolith, "CREATE TABLE secret (id int); CREATE SEQUENCE hidden; SELECT lo_from_bytea(0, 'x')")
+    ask(walk.monolith, "CREATE SCHEMA shut; CREATE SEQUENCE shut.away")
     with pytest.raises(MigrationError) as raised:
         take.take(walk.context, walk.taking())
-    for part in ("public.secret cannot be read; GRANT SELECT", "the sequence public.hidden cannot be read", "1 large objects cannot be read"):
+    for part in (
+        "public.secret cannot be read; GRANT SELECT", "the sequence public.hidden cannot be read", "1 large objects cannot be read",
+        "GRANT USAGE ON SCHEMA shut",
+    ):  # fmt: skip
         assert part in str(raised.value)
     assert snapshots(walk) == []
 
@@ -226,6 +230,7 @@ def test_large_objects_odd_names_and_other_schemas_are_digested_and_restored(wal
         " INSERT INTO \"Other One\".src VALUES ('a', 1.0, '{\"b\":1, \"b\":2}'), (NULL, 1.00, NULL), ('', 'NaN', 'null');"
         f' GRANT USAGE ON SCHEMA "Other One" TO {reader}; GRANT SELECT ON ALL TABLES IN SCHEMA "Other One" TO {reader}',
     )
+    ask(walk.monolith, f"CREATE MATERIALIZED VIEW seen AS SELECT 1 AS one; GRANT SELECT ON seen TO {reader}")
     number = ask(walk.monolith, "SELECT lo_from_bytea(0, decode('00ff10', 'hex'))")
     ask(walk.monolith, f"GRANT SELECT ON LARGE OBJECT {number} TO {reader}")
     taken = take.take(walk.context, walk.taking(proof=True))

@@ -82,10 +82,17 @@ def obstacles(connection: driver.Connection) -> list[str]:
         for schema, table, readable in table_digest.tables(connection)
         if not readable
     ]
+    shut_schemas = driver.rows(
+        connection,
+        "SELECT DISTINCT quote_ident(nspname) FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid"
+        " WHERE c.relkind IN ('r', 'p', 'S', 'm') AND nspname !~ '^pg_' AND nspname <> 'information_schema'"
+        " AND NOT has_schema_privilege(n.oid, 'USAGE') ORDER BY 1",
+    )
+    faults += [f"the schema {name} cannot be entered; GRANT USAGE ON SCHEMA {name} to the role" for (name,) in shut_schemas]
     hidden = driver.rows(
         connection,
-        "SELECT schemaname || '.' || sequencename FROM pg_sequences WHERE schemaname !~ '^pg_'"
-        " AND NOT has_sequence_privilege(quote_ident(schemaname) || '.' || quote_ident(sequencename), 'SELECT')",
+        "SELECT nspname || '.' || relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname !~ '^pg_'"
+        " AND CASE WHEN relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'SELECT') END ORDER BY 1",
     )
     faults += [f"the sequence {name} cannot be read; GRANT SELECT ON SEQUENCE {name} to the role" for (name,) in hidden]
     shut = driver.rows(

@@ -115,12 +115,15 @@ def _objects(text: str) -> Counter[str]:
     The schema public, which every database has, is named only where its owner is not the version's usual one.
     """
     named = (line.partition("; Owner:")[0] for line in text.splitlines() if line.startswith("-- Name: "))
-    return Counter(name for name in named if not re.match(r"-- Name: (SCHEMA )?public; Type: (SCHEMA|COMMENT)", name))
+    return Counter(name for name in named if not re.match(r"-- Name: ((SCHEMA )?public; Type: (SCHEMA|COMMENT)|.*; Type: MATERIALIZED VIEW DATA)", name))
 
 
 def _statements(text: str) -> Counter[str]:
-    """Return the lines that define something; pg_dump's comments, session settings and random \\restrict keys say nothing."""
-    silent = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config")
+    """Return the lines that define something; pg_dump's comments, session settings and random \\restrict keys say nothing.
+
+    A refresh of a materialized view is in what pg_restore writes and not in what pg_dump does, although both leave data out.
+    """
+    silent = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config", "REFRESH MATERIALIZED VIEW ")
     return Counter(line for line in text.splitlines() if line and not line.startswith(silent))
 
 

@@ -105,7 +105,7 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
             steps = _Steps(context, options, records, migration, read, note, states)
             lines = steps.databases(chosen) if options.scope == "databases" else steps.data(chosen)
         except MigrationError as exc:
-            detail = {"error": str(exc), "states": {name: states.get(name, AS_BEFORE) for name in chosen}}
+            detail = {"error": str(exc), "states": _stand(context, options, migration, states)}
             with contextlib.suppress(Exception):  # the first error matters more than its record
                 control.record(records, KIND, "failed", detail, migration=migration, plan_digest=context.plan.digest)
             raise
@@ -121,6 +121,17 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
             not left,
             str(evidence_folder(migration)),
         )
+
+
+def _stand(context: Context, options: RollbackOptions, migration: Migration, known: dict[str, str]) -> dict[str, str]:
+    """Return how the services stand after a failure: what an earlier run has rolled back is not as before."""
+    now = {}
+    for service in context.plan.services:
+        try:
+            now[service] = known.get(service) or state(context, options, migration, service)
+        except MigrationError:
+            now[service] = "not known, its server does not tell"
+    return now
 
 
 def _note_begin(context: Context, options: RollbackOptions, records: driver.Connection, migration: Migration, chosen: Sequence[str]) -> None:
@@ -213,7 +224,7 @@ def verified(context: Context, records: driver.Connection, migration: Migration)
         for service in context.plan.services:
             manifest.check_files(folder, read, service)
     except MigrationError as exc:
-        raise MigrationError(f"{exc} (taken on runner {runner}; both services are as before the rollback)") from exc
+        raise MigrationError(f"{exc} (taken on runner {runner}; this run has changed nothing)") from exc
     return read
 
 
@@ -344,7 +355,7 @@ def refuse_strangers(found: Sequence[Unaccounted], allowed: int) -> None:
     gone = f"; {computed:,} of them look migrated from source rows that are gone since" if computed else ""
     raise MigrationError(
         f"the services hold {rows:,} rows that are neither in the snapshot nor migrated ({where}{gone}): somebody has been using them, and the"
-        " restored databases would not have these rows (they stay in the kept ones); the services are as before. To leave the rows behind run again"
+        " restored databases would not have these rows (they stay in the kept ones); this run has changed nothing. To leave the rows behind run again"
         f" with -e rollback_discard_rows={rows}, to keep them with -e rollback_scope=data"
     )
 
