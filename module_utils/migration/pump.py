@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Pipe one COPY into another: binary, through an operating system pipe, with no row ever seen by Python.
 
-One thread writes what the source sends into the pipe while the calling thread feeds the target from it.
+A second thread writes what the source sends into the pipe while the calling thread feeds the target from it.
 """
 
 from __future__ import annotations
@@ -12,53 +12,48 @@ import contextlib
 import fcntl
 import os
 import threading
-from dataclasses import dataclass, field
-from io import BufferedIOBase, BufferedReader
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from typing import IO
 
 from . import driver
 from .errors import MigrationError
 
-_BLOCK = 1 << 20  # bytes; also the pipe's capacity where the kernel allows it
+_PIPE = 1 << 20  # bytes; the pipe's capacity where the kernel allows it
+_BLOCK = 1 << 16  # bytes that are read or written at once; larger ones would leave the process's memory in holes, which grow
 _F_SETPIPE_SZ = 1031
 
+_of_thread = threading.local()
 
-@dataclass
-class _Sender:
-    """The source's side: copies until done, then says how many rows there were or what went wrong."""
 
-    source: driver.Connection
-    statement: str
-    sink: IO[bytes]
-    rows: int = 0
-    error: BaseException | None = None
-    thread: threading.Thread = field(init=False)
+def _sender() -> ThreadPoolExecutor:
+    """Return the calling thread's one sending thread, kept from copy to copy: a new thread each time would take new memory each time."""
+    if not hasattr(_of_thread, "sender"):
+        _of_thread.sender = ThreadPoolExecutor(max_workers=1)
+    pool: ThreadPoolExecutor = _of_thread.sender
+    return pool
 
-    def __post_init__(self) -> None:
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
 
-    def _run(self) -> None:
-        try:
-            with self.source.cursor() as cursor:
-                cursor.copy_expert(self.statement, self.sink, size=_BLOCK)
-                self.rows = cursor.rowcount
-        except BaseException as exc:  # handed to the caller's thread, which raises it
-            self.error = exc
-        finally:
-            with contextlib.suppress(OSError):
-                self.sink.close()
+def _send(source: driver.Connection, statement: str, sink: IO[bytes]) -> int:
+    """Copy what the source gives into `sink`, close it, and return how many rows there were."""
+    try:
+        with source.cursor() as cursor:
+            cursor.copy_expert(statement, sink, size=_BLOCK)
+            return int(cursor.rowcount)
+    finally:
+        with contextlib.suppress(OSError):
+            sink.close()
 
 
 class _Counted:
     """The reading end of the pipe, counting bytes."""
 
-    def __init__(self, stream: BufferedIOBase) -> None:
+    def __init__(self, stream: FileIO) -> None:
         self.stream = stream
         self.size = 0
 
     def read(self, amount: int) -> bytes:
-        data: bytes = self.stream.read1(amount)
+        data: bytes = self.stream.read(amount)
         self.size += len(data)
         return data
 
@@ -74,11 +69,11 @@ def pump(source: driver.Connection, select: str, target: driver.Connection, copy
     """
     read_end, write_end = os.pipe()
     with contextlib.suppress(OSError):
-        fcntl.fcntl(write_end, _F_SETPIPE_SZ, _BLOCK)
-    sink = os.fdopen(write_end, "wb", buffering=_BLOCK // 4)
-    stream = BufferedReader(os.fdopen(read_end, "rb", buffering=0), _BLOCK)
+        fcntl.fcntl(write_end, _F_SETPIPE_SZ, _PIPE)
+    sink = os.fdopen(write_end, "wb", buffering=_BLOCK)
+    stream = FileIO(read_end)
     counted = _Counted(stream)
-    sender = _Sender(source, f"COPY ({select}) TO STDOUT (FORMAT binary)", sink)
+    sent = _sender().submit(_send, source, f"COPY ({select}) TO STDOUT (FORMAT binary)", sink)
     rows = -1
     failure: BaseException | None = None
     try:
@@ -89,10 +84,9 @@ def pump(source: driver.Connection, select: str, target: driver.Connection, copy
         failure = exc
     finally:
         stream.close()
-    sender.thread.join()
-    _raise(sender.error, failure)
-    if rows != sender.rows:
-        raise MigrationError(f"the source sent {sender.rows} rows and the target took {rows}; nothing of this chunk is kept, run it again")
+    _raise(sent.exception(), failure)
+    if rows != sent.result():
+        raise MigrationError(f"the source sent {sent.result()} rows and the target took {rows}; nothing of this chunk is kept, run it again")
     return rows, counted.size
 
 
