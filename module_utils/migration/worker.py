@@ -9,6 +9,7 @@ It ends by itself when its parent is gone, so that a killed module leaves nothin
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ APPLICATION_NAME = "edulink-migration worker"
 ROWS_A_SECOND, BYTES_A_SECOND, PAUSED = range(3)  # of the figures that the parent shares: this worker's part of the rates, and a pause
 _IDLE = 0.05  # seconds between two looks at the ledger while others finish their chunks
 _PAUSE = 0.3  # seconds between two looks at a pause
+_CLASHES = ("40P01", "40001")  # deadlock, serialization: whoever else writes the same rows went first
+_MOST_CLASHES = 10  # in a row
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ class _Worker:
         }
         self.source: driver.Connection | None = None
         self.epoch: Epoch | None = None
+        self.clashes = 0
         self.rejected: dict[tuple[str, str], tuple[str, ...]] = {}
         self.keys = {service: Keys(job.context, service, job.maintenance_work_mem) for service in self.services}
 
@@ -198,10 +202,16 @@ class _Worker:
                     connection.rollback()
                     continue
                 self._carry(connection, chunk)
+                self.clashes = 0
             except MigrationError:
                 raise
             except Exception as exc:
-                raise MigrationError(_explain(service, self.units, chunk, exc)) from exc
+                if getattr(exc, "pgcode", None) not in _CLASHES or self.clashes == _MOST_CLASHES:
+                    raise MigrationError(_explain(service, self.units, chunk, exc)) from exc
+                connection.rollback()  # which gives the chunk back
+                self.clashes += 1
+                self.epoch = None  # connects to the source again, whose COPY may have been cut off
+                time.sleep(random.uniform(0, 0.2 * self.clashes))
             return True
         return False
 

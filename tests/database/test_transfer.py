@@ -441,3 +441,21 @@ def test_an_export_deletes_nothing_that_is_not_its_own(world: Context, tmp_path:
         files.export_files(world, PLAN_TIME, tmp_path, options(), Progress(None))
     assert theirs.read_bytes() == b"theirs"
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("times", [3, 1000])
+def test_a_chunk_that_loses_a_deadlock_is_carried_again_but_not_for_ever(world: Context, times: int) -> None:
+    on(
+        world.targets["auth_service"],
+        "CREATE SEQUENCE public.clashes",
+        "CREATE FUNCTION public.clash() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('public.clashes') <= "
+        f"{times} THEN RAISE EXCEPTION 'clash' USING ERRCODE = '40P01'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER clash BEFORE INSERT ON auth_service.users FOR EACH ROW EXECUTE FUNCTION public.clash()",
+    )
+    if times > 3:
+        with pytest.raises(MigrationError, match=r"auth_service\.users \(chunk .*clash.*this chunk was rolled back"):
+            run(world)
+        return
+    run(world)
+    assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
+    assert verify.compare(world, PLAN_TIME).passed
