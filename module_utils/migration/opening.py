@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ from .quarantine import Rejects, without
 from .quote import ident, literal
 from .scan import Sides, rows_of_copy
 
-OPENED_ROWS = 150_000  # of both sides
+OPENED_ROWS = 100_000  # of both sides
 MOST_GROUPS = 1 << 16
 COLUMN_BATCH = 2_000
 _LANES = 16  # bytes at the end of what digest.opened() gives
@@ -51,11 +51,12 @@ def open_all(sides: Sides, scans: Iterable[Scan], agreed: d.Digest, rejects: Rej
     """Return every row that differs by target, of the targets in which something does."""
     chosen = [scan for scan in scans if scan.differing]
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda scan: _open(sides, scan, agreed, rejects[scan.target.name]), chosen))
+        found = list(pool.map(lambda scan: list(open_one(sides, scan, agreed, rejects[scan.target.name])), chosen))
     return {scan.target.name: located for scan, located in zip(chosen, found, strict=True)}
 
 
-def _open(sides: Sides, scan: Scan, agreed: d.Digest, rejects: Mapping[str, Sequence[str]]) -> list[Located]:
+def open_one(sides: Sides, scan: Scan, agreed: d.Digest, rejects: Mapping[str, Sequence[str]]) -> Iterator[Located]:
+    """Yield every row of a target that differs, a batch at a time."""
     bits, buckets = scan.bits, dict(scan.differing)
     while sum(buckets.values()) > OPENED_ROWS and bits < d.FINEST_BITS:
         finer = min(d.FINEST_BITS, bits + max(1, (MOST_GROUPS // len(buckets)).bit_length() - 1))
@@ -64,10 +65,8 @@ def _open(sides: Sides, scan: Scan, agreed: d.Digest, rejects: Mapping[str, Sequ
         bits = finer
         if sum(buckets.values()) > held / 2:  # nearly everything differs
             break
-    found: list[Located] = []
     for index, numbers in enumerate(_batches(buckets)):
-        found += _open_batch(sides, scan.target, agreed, rejects, bits, numbers, nulls=index == 0)
-    return found
+        yield from _open_batch(sides, scan.target, agreed, rejects, bits, numbers, nulls=index == 0)
 
 
 def _finer(sides: Sides, scan: Scan, agreed: d.Digest, rejects: Mapping[str, Sequence[str]], bits: int, coarse: int, numbers: Sequence[int]) -> dict[int, int]:
@@ -97,7 +96,7 @@ def _batches(buckets: Mapping[int, int]) -> list[list[int]]:
 
 def _open_batch(
     sides: Sides, target: Target, agreed: d.Digest, rejects: Mapping[str, Sequence[str]], bits: int, numbers: Sequence[int], *, nulls: bool
-) -> list[Located]:
+) -> Iterator[Located]:
     reading = f"opening buckets of {target.name}"
     own = sides.target_copy(target.service, d.opened(d.target_row(target, agreed), agreed, bits, numbers, (), nulls=nulls), reading)
     theirs = []
@@ -109,8 +108,8 @@ def _open_batch(
     return _match(target, sources, own.result())
 
 
-def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) -> list[Located]:
-    """Return the findings of one batch: rows whose id and lanes both sides have the same number of times are equal."""
+def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) -> Iterator[Located]:
+    """Yield the findings of one batch: rows whose id and lanes both sides have the same number of times are equal."""
     balance: dict[bytes, int] = {}
     for _, data in sources:
         for row in rows_of_copy(data):
@@ -129,7 +128,8 @@ def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) ->
     for (digested,) in rows_of_copy(own):
         if digested[:-_LANES] in ids:
             present[digested[:-_LANES]].append(digested[-_LANES:])
-    return [item for id_ in sorted(ids) for item in _judge(target, id_, expected.get(id_, []), present.get(id_, []))]
+    for id_ in sorted(ids):
+        yield from _judge(target, id_, expected.pop(id_, []), present.pop(id_, []))
 
 
 def _judge(target: Target, id_: bytes, expected: Sequence[_Expected], present: Sequence[bytes]) -> list[Located]:

@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from . import driver, ids
 from .context import Context
 from .contract import Contract
 from .equalize import Equalized, Work, equalize
 from .order import parents_first
+from .outcome import Finding
 from .snapshots import read_only_snapshot
-from .verify import Finding, Options, compare
+from .spool import Spool
+from .verify import differing_rows
 
 APPLICATION_NAME = "edulink-migration reconcile"
-_ALL = 10**9
 
 
 def reconcile(context: Context, plan_time: str) -> int:
@@ -26,22 +26,32 @@ def reconcile(context: Context, plan_time: str) -> int:
     try:
         driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
-        found = compare(context, plan_time, snapshot=snapshot, options=Options(findings_kept=_ALL))
+        found = differing_rows(context, plan_time, snapshot)
         # What a service made itself meanwhile stays; validation names it.
-        ours = [item for item in found.findings if item.source_key is not None or item.id is None or ids.minted(item.id)]
+        ours = (item for item in found if item.source_key is not None or item.id is None or ids.minted(item.id))
         return settle(context, plan_time, snapshot, ours).rows
     finally:
         holder.close()
 
 
-def settle(context: Context, plan_time: str, snapshot: str, findings: Sequence[Finding]) -> Equalized:
-    """Make the rows of these findings what the source says in an exported snapshot; one transaction for each database."""
+def settle(context: Context, plan_time: str, snapshot: str, findings: Iterable[Finding]) -> Equalized:
+    """Make the rows of these findings what the source says in an exported snapshot; one transaction for each database.
+
+    The findings, which may be as many as there are rows, are read to their end first.
+    """
+    with Spool() as spool:
+        spool.add(findings)
+        return _settle(context, plan_time, snapshot, spool)
+
+
+def _settle(context: Context, plan_time: str, snapshot: str, spool: Spool) -> Equalized:
     source = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
     done = Equalized()
     try:
         read_only_snapshot(source, snapshot)
         for name, data in context.plan.contracts:
-            work = _work(context, name, Contract.from_dict(data), findings)
+            ordered = parents_first(context.plan.of(name), Contract.from_dict(data))
+            work = [Work(target, spool.keys(target), spool.ids(target)) for target in ordered if spool.has(target)]
             if not work:
                 continue
             connection = context.connect_target(name, APPLICATION_NAME)
@@ -53,16 +63,3 @@ def settle(context: Context, plan_time: str, snapshot: str, findings: Sequence[F
     finally:
         source.close()
     return done
-
-
-def _work(context: Context, service: str, contract: Contract, findings: Sequence[Finding]) -> list[Work]:
-    """Return what is to be done in one database, parents first."""
-    keys: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    ids: dict[str, list[str]] = defaultdict(list)
-    for finding in findings:
-        if finding.source_key is not None and finding.part is not None:
-            keys[finding.target][finding.part].append(finding.source_key)
-        if finding.id is not None:
-            ids[finding.target].append(finding.id)
-    ordered = parents_first(context.plan.of(service), contract)
-    return [Work(target, keys[target.name], ids[target.name]) for target in ordered if keys[target.name] or ids[target.name]]

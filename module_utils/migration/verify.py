@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from . import balance, references
 from . import digest as d
 from .context import Context
 from .errors import MigrationError
-from .opening import Located, name_columns, open_all, settle
+from .opening import Located, name_columns, open_all, open_one, settle
 from .outcome import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding, Reference, TableResult, Verification
 from .pieces import PIECE_ROWS, Keeping, KeptPiece, Progress, Scan, Scanner
 from .plan import Plan, Target
@@ -43,6 +43,7 @@ __all__ = [
     "Verification",
     "choose",
     "compare",
+    "differing_rows",
 ]
 
 NOTHING_KEPT = Keeping()
@@ -128,6 +129,18 @@ def compare(
         balance=None if counts is None else counts.against({scan.target.name: scan.source_rows for scan in scans}),
         phases={"scan": scanned - started, "open": opened - scanned, "references": ended - opened},
     )
+
+
+def differing_rows(context: Context, plan_time: str, snapshot: str) -> Iterator[Finding]:
+    """Yield the rows of all targets that differ at an exported snapshot of the source, without their columns; however many, memory is flat."""
+    targets, options = context.plan.targets, Options()
+    with Sides(context, plan_time, targets, snapshot, options.workers, options.parallel) as sides:
+        agreed = d.handshake(sides.leaders(), targets, options.digest)
+        rejects = rejected(sides, targets)
+        scanner = Scanner(sides, targets, agreed, rejects, NOTHING_KEPT, options.piece_rows, shared=False)
+        for scan in list(scanner.scans(None)):
+            if scan.differing:
+                yield from (located.finding for located in open_one(sides, scan, agreed, rejects[scan.target.name]))
 
 
 def _count(sides: Sides, context: Context, rejects: Rejects) -> Future[balance.Counts]:
