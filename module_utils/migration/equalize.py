@@ -23,12 +23,14 @@ from dataclasses import dataclass, field
 from . import driver
 from .driver import redact
 from .errors import MigrationError
+from .lending import lent_indexes
 from .parking import make_room
 from .plan import Part, Target, one_of
 from .pump import pump
 from .quote import ident
 
 BATCH = 5000  # keys; the fastest size measured for a re-read
+MANY = 1000  # rows that go: from there on it pays to index what may refer to them
 _FOREIGN_KEY = "23503"
 _KEYS = (_FOREIGN_KEY, "23505", "23P01")  # foreign key, unique, exclusion
 
@@ -74,6 +76,7 @@ def equalize(source: driver.Connection, connection: driver.Connection, schema: s
             for part in item.target.parts:
                 stage.read(source, schema, part, item.keys.get(part.name, ()))
             stage.doom(item.ids)
+        stack.enter_context(lent_indexes(connection, [stage.target.qualified for stage in stages if stage.doomed >= MANY]))
         try:
             with _savepoint(connection, "equalize_order"):
                 return _sum(stage.delete() for stage in reversed(stages)) + _sum(stage.write() for stage in stages)
@@ -135,6 +138,11 @@ class Stage:
         with self.connection.cursor() as cursor:
             for batch in _batches(ids):
                 cursor.copy_expert(f"COPY {self.name}_gone FROM STDIN", io.StringIO("".join(f"{value}\n" for value in batch)))
+
+    @property
+    def doomed(self) -> int:
+        """Return how many rows are to go."""
+        return int(driver.scalar(self.connection, f"SELECT count(*) FROM {self.target.qualified} AS t WHERE {self._leaves}"))
 
     def delete(self) -> Equalized:
         """Delete the rows that are to go and that no wanted row replaces."""

@@ -86,6 +86,38 @@ def test_a_new_row_takes_the_value_of_one_that_goes_while_its_children_move(carr
     assert found.passed, found.verdict
 
 
+@pytest.mark.parametrize("deferred", ["", " DEFERRABLE INITIALLY DEFERRED"], ids=["at once", "deferred"])
+def test_many_rows_that_go_are_looked_for_by_lent_indexes_that_are_gone_afterwards(
+    carried: Context, monkeypatch: pytest.MonkeyPatch, deferred: str
+) -> None:
+    service = carried.targets["auth_service"]
+    monkeypatch.setattr(equalize, "MANY", 2)
+    on(
+        service,
+        f"ALTER TABLE {CHILDREN} DROP CONSTRAINT user_permissions_user_id_fkey",
+        f"ALTER TABLE {CHILDREN} ADD CONSTRAINT user_permissions_user_id_fkey FOREIGN KEY (user_id) REFERENCES auth_service.users{deferred}",
+        "CREATE TABLE public.indexes_made (name text)",
+        "CREATE FUNCTION public.note() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO public.indexes_made SELECT object_identity FROM pg_event_trigger_ddl_commands(); END $$",
+        "CREATE EVENT TRIGGER note ON ddl_command_end WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION public.note()",
+    )
+    indexes = "SELECT string_agg(indexname, ',' ORDER BY indexname) FROM pg_indexes WHERE schemaname = 'auth_service'"
+    before = ask(service, indexes)
+    gone = "SELECT id FROM auth_user ORDER BY id LIMIT 10"
+    tables = ("auth_user_groups", "auth_user_user_permissions", "users_profile", "students", "companies", "users_role")
+    on(
+        carried.source,
+        f"SET session_replication_role = replica; CREATE TEMPORARY TABLE gone AS {gone};"
+        + "".join(f" DELETE FROM {table} WHERE user_id IN (SELECT id FROM gone);" for table in tables)
+        + " UPDATE users_role SET granted_by = NULL WHERE granted_by IN (SELECT id FROM gone); DELETE FROM auth_user WHERE id IN (SELECT id FROM gone)",
+    )
+    assert reconcile.reconcile(carried, PLAN_TIME) > 10
+    found = verify.compare(carried, PLAN_TIME)
+    assert found.passed, found.verdict
+    assert ask(service, "SELECT count(*) FROM public.indexes_made WHERE name LIKE 'auth_service.migration_lent_%'") != 0
+    assert ask(service, indexes) == before
+
+
 EXCHANGE_ALL = (
     "UPDATE students AS u SET student_id = o.student_id, year_of_study = o.year_of_study, user_id = o.user_id"
     " FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM students) AS a, (SELECT student_id, year_of_study, user_id,"
