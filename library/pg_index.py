@@ -124,6 +124,7 @@ from ..module_utils.migration.ddl_index import plan_index
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.progress import Progress
+from ..module_utils.migration.stopping import stop_with_ansible
 
 PHASE = "index"
 # What an action makes, one and many; another kind is its own noun (a trigger, two triggers).
@@ -257,6 +258,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    stop_with_ansible()
     try:
         module.exit_json(**run(module))
     except MigrationError as exc:

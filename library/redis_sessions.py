@@ -103,6 +103,13 @@ options:
     description: Accept a store that throws sessions away when it is full.
     type: bool
     default: false
+  forged_limit:
+    description:
+      - How many percent of the signatures may be made with none of the keys. More looks like a wrong key, or like a rotated one whose
+        predecessor is not among the fallbacks, and is an error before anything is written or removed, in check mode too.
+      - Counted among all live sessions and among those that were carried before; of 20,000 and more a sample of about 10,000 is looked at.
+    type: int
+    default: 50
   batch:
     description: Sessions read at once.
     type: int
@@ -183,6 +190,7 @@ from ..module_utils.migration.sessions.rows import ServiceRows, service_rows
 from ..module_utils.migration.sessions.signing import SESSION_SALT
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
 from ..module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, Users, entity_of
+from ..module_utils.migration.stopping import stop_with_ansible
 
 APPLICATION_NAME = "edulink-migration sessions"
 NO_TABLE = (
@@ -237,6 +245,7 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
         restore=params["restore"],
         ended=params["ended"],
         eviction_allowed=params["eviction_allowed"],
+        forged_limit=params["forged_limit"],
         batch=params["batch"],
         workers=params["workers"],
     )
@@ -342,11 +351,13 @@ def main() -> None:
             "restore": {"type": "bool", "default": False},
             "ended": {"type": "str", "default": "remove", "choices": ["remove", "keep"]},
             "eviction_allowed": {"type": "bool", "default": False},
+            "forged_limit": {"type": "int", "default": 50},
             "batch": {"type": "int", "default": 2000},
             "workers": {"type": "int", "default": 2},
         },
         supports_check_mode=True,
     )
+    stop_with_ansible()
     try:
         module.exit_json(**run(module))
     except MigrationError as exc:
