@@ -28,8 +28,8 @@ _of_thread = threading.local()
 
 def _sender() -> ThreadPoolExecutor:
     """Return the calling thread's one sending thread, kept from copy to copy: a new thread each time would take new memory each time."""
-    if not hasattr(_of_thread, "sender"):
-        _of_thread.sender = ThreadPoolExecutor(max_workers=1)
+    if getattr(_of_thread, "process", None) != os.getpid():  # a fork has the pool of its parent, but not the pool's thread
+        _of_thread.process, _of_thread.sender = os.getpid(), ThreadPoolExecutor(max_workers=1)
     pool: ThreadPoolExecutor = _of_thread.sender
     return pool
 
