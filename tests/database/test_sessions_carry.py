@@ -358,7 +358,74 @@ def test_nothing_read_is_never_taken_for_ended(world: World) -> None:
 
 def test_a_session_that_is_left_out_leaves_the_index_too(world: World) -> None:
     world.add("user1", logged_in(1))
+    world.add("user2", logged_in(2))
     world.carry(user_index="u:")
     world.add("user1", logged_in(1), secret="another")
     assert world.carry(user_index="u:").removed == 1
-    assert not world.redis.keys("u:*")
+    assert world.redis.keys("u:*") == [f"u:{UUID.format(2)}".encode()]
+
+
+WRONG_KEY = "have a signature that no given key made.*nothing was written or removed; give .*sessions_secret_key.*sessions_forged_limit=100"
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_first_run_with_a_wrong_key_writes_nothing(world: World, write: bool) -> None:
+    for name in ("a", "b", "c"):
+        world.add(name, logged_in(1), secret="another")
+    world.add("garbage", {}, data="garbage")
+    with pytest.raises(MigrationError, match=f"3 of 3 live sessions in django_session {WRONG_KEY}"):
+        world.carry(write=write)
+    assert world.redis.dbsize() == 0
+    assert world.carry(forged_limit=100).rejected == {"forged": 3, "undecodable": 1}
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize("ended", ["remove", "keep"])
+def test_a_rerun_with_a_wrong_key_logs_nobody_out(world: World, write: bool, ended: str) -> None:
+    for number in (1, 2, 3):
+        world.add(f"user{number}", logged_in(number))
+    world.carry()
+    before = world.dump()
+    world.execute("UPDATE django_session SET session_data = %s", signing.encode(logged_in(1, secret="another"), "another"))
+    with pytest.raises(MigrationError, match=f"3 of 3 live sessions in django_session {WRONG_KEY}"):
+        world.carry(write=write, ended=ended)
+    assert world.dump() == before
+    assert world.carry(write=False, secret_key_fallbacks=("another",)).removed == 0
+    assert world.carry(forged_limit=100).removed == 3
+
+
+def test_a_forgotten_fallback_does_not_end_what_was_carried_before(world: World) -> None:
+    world.add("old", logged_in(1, secret="older"), secret="older")
+    world.carry(secret_key_fallbacks=("older",))
+    before = world.dump()
+    for number in (2, 3, 4):
+        world.add(f"new{number}", logged_in(number))
+    with pytest.raises(MigrationError, match=f"1 of 1 sessions carried before in django_session {WRONG_KEY}"):
+        world.carry()
+    assert world.dump() == before
+    assert world.carry(secret_key_fallbacks=("older",)).written == 3
+
+
+def test_half_of_the_sessions_may_be_forged_and_no_more(world: World) -> None:
+    world.add("genuine", logged_in(1))
+    world.add("forged1", logged_in(1), secret="another")
+    with pytest.raises(MigrationError, match="1 of 2 live"):
+        world.carry(forged_limit=49)
+    assert world.carry().rejected == {"forged": 1}
+    world.add("forged2", logged_in(1), secret="another")
+    with pytest.raises(MigrationError, match="2 of 3 live"):
+        world.carry()
+    with pytest.raises(MigrationError, match="0 to 100"):
+        world.carry(forged_limit=101)
+
+
+def test_of_many_sessions_a_sample_tells_the_wrong_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ansible.module_utils.migration.sessions.genuine.SAMPLE", 50)
+    world.execute(
+        "INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 1000) n",
+        signing.encode(logged_in(1), "another"),
+    )
+    with pytest.raises(MigrationError, match=r" ([2-9]\d) of \1 live sessions looked at") as told:
+        world.carry()
+    assert "\n" not in str(told.value)
+    assert world.redis.dbsize() == 0

@@ -47,6 +47,7 @@ class Rules:
     restore: bool = False
     ended: str = "remove"
     eviction_allowed: bool = False
+    forged_limit: int = 50  # percent; more forged than that and the key is taken for a wrong one
     batch: int = 2000
     workers: int = 2
 

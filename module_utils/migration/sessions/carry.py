@@ -15,6 +15,7 @@ from ..quote import qualified
 from . import scripts
 from .account import Result, Row, Rules, Size, Tally
 from .consume import consume, unindex
+from .genuine import LIVE, require_genuine
 from .ledger import Ledger
 from .seen import Seen
 from .store import Store
@@ -23,7 +24,6 @@ from .workers import Crew, Workers
 
 __all__ = ["Result", "Rules", "carry", "measure", "remove"]
 
-_LIVE = "expire_date >= date_trunc('second', now()) + interval '1 second'"
 _BYTES_EACH = 420  # key, entry and their overhead in the store, measured; the value comes on top
 _GROWTH = 2  # a session decompressed and pickled, against its signed text
 
@@ -37,8 +37,8 @@ def measure(source: driver.Connection, table: str, place: str) -> Size:
             )
         ((now, live, expired, size),) = driver.rows(
             source,
-            f"SELECT floor(extract(epoch FROM now()))::bigint, count(*) FILTER (WHERE {_LIVE}), count(*) FILTER (WHERE NOT ({_LIVE})),"
-            f" coalesce(sum(octet_length(session_data)) FILTER (WHERE {_LIVE}), 0)::bigint FROM {table}",
+            f"SELECT floor(extract(epoch FROM now()))::bigint, count(*) FILTER (WHERE {LIVE}), count(*) FILTER (WHERE NOT ({LIVE})),"
+            f" coalesce(sum(octet_length(session_data)) FILTER (WHERE {LIVE}), 0)::bigint FROM {table}",
         )
     return Size(now, live, expired, size)
 
@@ -79,6 +79,8 @@ def carry(
     """
     if min(rules.batch, rules.workers) < 1:
         raise MigrationError("sessions_batch and sessions_workers must be 1 or more")
+    if not 0 <= rules.forged_limit <= 100:
+        raise MigrationError("sessions_forged_limit is a share in percent, 0 to 100")
     started = time.monotonic()
     table = qualified(schema, "django_session")
     source.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -90,6 +92,7 @@ def carry(
             f"{place}: django_session has no live session, yet the store has carried ones: removing them would log everybody out;"
             " if that is meant use -e sessions_state=absent, else -e sessions_ended=keep"
         )
+    require_genuine(source, table, place, ledger, rules, live=size.live, begun=begun)
     if write and not begun:
         ledger.begin()
     tally = Tally()
@@ -135,7 +138,7 @@ def _batches(source: driver.Connection, table: str, size: int, place: str) -> It
     with driver.database_errors(place, "reading django_session"), source.cursor(name="sessions") as cursor:
         cursor.execute(
             "SELECT session_key, session_data, floor(extract(epoch FROM least(expire_date, timestamptz '9999-12-31')))::bigint"
-            f" FROM {table} WHERE {_LIVE}"
+            f" FROM {table} WHERE {LIVE}"
         )
         while rows := cursor.fetchmany(size):
             yield rows

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import MigrationError
 from . import layout as layouts
@@ -104,9 +104,15 @@ class Ledger:
 
     def owners(self, session_keys: Sequence[str]) -> list[str]:
         """Return the user (32 hex digits) of each session in the record; nothing for those without one."""
+        return [entry.rpartition(b":")[2].decode() if entry else "" for entry in self._found(session_keys)]
+
+    def recorded(self, session_keys: Sequence[str]) -> list[bool]:
+        """Tell for each session whether it is in the record."""
+        return [entry is not None for entry in self._found(session_keys)]
+
+    def _found(self, session_keys: Sequence[str]) -> list[Any]:
         places = [self._hashes[layouts.key_slot(self._key_prefix + key.encode()) // self._slots_each] for key in session_keys]
-        found = self.store.each([("HGET", place, key) for place, key in zip(places, session_keys, strict=True)])
-        return [entry.rpartition(b":")[2].decode() if entry else "" for entry in found]
+        return self.store.each([("HGET", place, key) for place, key in zip(places, session_keys, strict=True)])
 
     def _call(self, script: str, session_keys: Sequence[str], flags: tuple[bool, bool], *columns: Sequence[bytes]) -> bytes:
         """Run a script over sessions, cut into calls whose keys share a slot where there are slots."""
