@@ -22,6 +22,7 @@ from .preflight.source_catalog import SourceCatalog
 from .snapshots import NO_SUCH_SNAPSHOT, read_only_snapshot
 
 APPLICATION_NAME = "edulink-migration accounting"
+SETTINGS = {"work_mem": "64MB"}  # for joins of whole tables
 SHARES = ("carried", "merged", "quarantined", "dropped")
 
 
@@ -112,7 +113,7 @@ def of_ledgers(context: Context, plan_time: str, snapshot: str) -> Balance | Non
             carried |= ledger.carried(connection, context.plan.of(service))
             for target, part, key in ledger.all_rejected(connection):
                 refused.setdefault((target, part), []).append(key)
-    with closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)) as source:
+    with closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=SETTINGS, autocommit=True)) as source:
         try:
             read_only_snapshot(source, snapshot)
         except Exception as exc:

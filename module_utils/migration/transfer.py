@@ -43,7 +43,10 @@ _AGEING = 0.9  # of the age at which the snapshot is renewed: from there on it i
 
 @dataclass(frozen=True)
 class Options:
-    """How the transfer goes about it; times in seconds, memory as PostgreSQL writes it."""
+    """How the transfer goes about it; times in seconds, memory as PostgreSQL writes it.
+
+    With `accounts` the ledgers' rows are held against the source's, in the snapshot that was read.
+    """
 
     runner: str
     workers: int = 2
@@ -53,6 +56,7 @@ class Options:
     lock_timeout: float = 10
     snapshot_max_age: float = 4 * 3600
     maintenance_work_mem: str = "256MB"
+    accounts: bool = True
     quarantine_cap: int = rejects.CAP
 
 
@@ -102,7 +106,7 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
     with clock("copy"):
         crew.run()
     with clock("complete"):
-        settled = complete(context, reconcile, plan_time, proven=crew.balance is not None)
+        settled = complete(context, reconcile, plan_time, proven=crew.balance is not None or not options.accounts)
     return replace(outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock), balance=crew.balance)
 
 
@@ -213,6 +217,11 @@ def finished(context: Context) -> bool:
 def changed_since(context: Context) -> list[str]:
     """Return what differs between this plan and those that the ledgers were begun with, by an operator's names."""
     return sorted({name for pin in _pins(context) if pin is not None for name in ledger.changed(pin, context.plan)})
+
+
+def _settled_before(context: Context) -> bool:
+    """Tell whether a target was finished by an earlier run, at another snapshot."""
+    return any(pin is not None and pin.finished for pin in _pins(context))
 
 
 def _pins(context: Context) -> list[ledger.Pin | None]:
@@ -330,7 +339,7 @@ class _Crew:
     def _account(self, snapshots: Snapshots) -> None:
         """Hold the ledgers' figures against the source's, in the one snapshot that all chunks were read in; where there were several, complete() compares."""
         epoch = snapshots.epoch
-        if epoch is None or _open_epochs(self.context) != {epoch.id}:
+        if not self.options.accounts or epoch is None or _settled_before(self.context) or _open_epochs(self.context) != {epoch.id}:
             return
         found = balance.of_ledgers(self.context, self.plan_time, epoch.snapshot)
         if found is not None and not found.passed:
@@ -440,7 +449,7 @@ def complete(context: Context, reconcile: Reconcile, plan_time: str, *, proven: 
         if finished(context):
             return 0
         settled = 0
-        if not proven or len(_open_epochs(context)) > 1 or any(pin is not None and pin.finished for pin in _pins(context)):
+        if not proven or len(_open_epochs(context)) > 1 or _settled_before(context):
             settled = reconcile(context, plan_time)
         for service in context.plan.services:
             connection = context.connect_target(service, APPLICATION_NAME)

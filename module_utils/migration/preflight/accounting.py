@@ -62,12 +62,15 @@ class _Share:
     own: bool
     link: tuple[tuple[str, ...], tuple[str, ...]]
 
-    def reaches(self, schema: str, *, kept: bool) -> str:
-        """Return the condition under which a row of the table (alias t) is in the part, or among what it keeps."""
-        columns = ", ".join(f"t.{ident(name)}" for name in self.link[0])
-        results = ", ".join(f"src.{ident(name)}" for name in self.link[1])
+    def joined(self, schema: str, alias: str, *, kept: bool) -> str:
+        """Return the join that tells of each row of the table (alias t) whether it is in the part, or among what it keeps.
+
+        A join, not a subquery: one that no memory holds would be run anew for every row.
+        """
+        results = ", ".join(f"src.{ident(name)} AS k{number}" for number, name in enumerate(self.link[1]))
         where = f" WHERE {none_of(self.refused)(self.part.key_text)}" if kept and self.refused else ""
-        return f"(({columns}) IN (SELECT {results} FROM {self.part.source(schema)}{where})) IS TRUE"
+        on = " AND ".join(f"{alias}.k{number} = t.{ident(name)}" for number, name in enumerate(self.link[0]))
+        return f" LEFT JOIN (SELECT DISTINCT true AS hit, {results} FROM {self.part.source(schema)}{where}) AS {alias} ON {on}"
 
 
 def account(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> tuple[Account, ...]:
@@ -99,16 +102,25 @@ def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: 
     own = [share for share in shares if share.part.table is not None] or [share for share in shares if share.own]
     if own and all(share.part.table is not None and not share.refused for share in own):  # each row is there: nothing to look for
         return Account(name, *ask(f"SELECT count(*), count(*), 0, 0, 0 FROM {qualified(schema, name)}")[0])
-    carried = " OR ".join(share.reaches(schema, kept=True) for share in own) or "false"
-    merged = " OR ".join([*("true" for _ in range(every)), *(share.reaches(schema, kept=True) for share in shares if not share.own)]) or "false"
     judging = own or shares
-    reached = " OR ".join(share.reaches(schema, kept=False) for share in judging if share.refused) or "false"
+    joins: list[str] = []
+
+    def reaches(chosen: Sequence[_Share], *, kept: bool) -> str:
+        hits = []
+        for share in chosen:
+            hits.append(f"j{len(joins)}.hit IS TRUE")
+            joins.append(share.joined(schema, f"j{len(joins)}", kept=kept))
+        return " OR ".join(hits) or "false"
+
+    carried = reaches(own, kept=True)
+    merged = "true" if every else reaches([share for share in shares if not share.own], kept=True)
+    reached = reaches([share for share in judging if share.refused], kept=False)
     # What a table's own part refuses stays behind, whatever else it would contribute to.
     behind, joined = ("reached AND NOT carried", "merged AND NOT (carried OR reached)") if own else ("reached AND NOT merged", "merged")
     statement = (
         f"SELECT count(*), count(*) FILTER (WHERE carried), count(*) FILTER (WHERE {joined}), count(*) FILTER (WHERE {behind}),"
         " count(*) FILTER (WHERE NOT (carried OR merged OR reached))"
-        f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {qualified(schema, name)} AS t) AS each"
+        f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {qualified(schema, name)} AS t{''.join(joins)}) AS each"
     )
     return Account(name, *ask(statement)[0])
 
