@@ -65,6 +65,7 @@ from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.preflight.release import apply_release, plan_release
+from ..module_utils.migration.snapshot.returned import require_not_rolled_back
 
 KIND = "release"
 
@@ -74,6 +75,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
     context = Context.from_params(module.params, module.check_mode)
     with closing(control.connect(context.control, readonly=module.check_mode)) as records:
         live = control.require_open(records, context.plan.digest)
+        require_not_rolled_back(context, live)
         release = plan_release(context, live.plan_time, module.params["quarantine_cap"])
         rows = len(release.rows)
         if rows and not module.check_mode:

@@ -75,6 +75,7 @@ from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.repair import Repair, apply_repair, plan_repair, require_cap
+from ..module_utils.migration.snapshot.returned import require_not_rolled_back
 
 KIND = "repair"
 
@@ -84,6 +85,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     context = Context.from_params(module.params, module.check_mode)
     records = control.connect(context.control, readonly=module.check_mode)
     live = control.require_open(records, context.plan.digest)
+    require_not_rolled_back(context, live)
     last = control.latest(records, "validate", migration=live)
     if last is None or last.outcome == "error":
         raise MigrationError("this migration has no finished validation; run playbooks/validate.yml first")

@@ -177,11 +177,17 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
     records = control.connect(context.control, readonly=module.check_mode)
     if module.check_mode:
         live = control.current(records)
-        return _foreseen(preview(context, options, live.plan_time if live else "now"), live)
+        result = _foreseen(preview(context, options, live.plan_time if live else "now"), live)
+        if live is not None and live.state == "open" and live.snapshot is not None:
+            try:
+                require_not_rolled_back(context, live)
+            except MigrationError as exc:
+                result["msg"] = f"would require: {exc}"
+        return result
     migration = _open_migration(records, context)
     require_preflight(records, context.plan.digest, params["override_gates"])
     if migration.snapshot is None:
-        raise MigrationError("this migration has no proven snapshot; run playbooks/snapshot.yml first")
+        raise MigrationError("the open migration has no snapshot yet; run playbooks/snapshot.yml first")
     require_not_rolled_back(context, migration)
     progress = Progress(params["progress_file"])
     try:
@@ -304,7 +310,7 @@ def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, An
         "diff": {"before": before, "after": after, "before_header": "targets now", "after_header": "targets after migrate"},
     }
     if live is None or live.state != "open" or live.snapshot is None:
-        result["msg"] = "would require a passed preflight and a proven snapshot (playbooks/preflight.yml, playbooks/snapshot.yml)"
+        result["msg"] = "would require a passed preflight and a snapshot (playbooks/preflight.yml, playbooks/snapshot.yml)"
     return result
 
 

@@ -190,6 +190,7 @@ from ..module_utils.migration.sessions.rows import ServiceRows, service_rows
 from ..module_utils.migration.sessions.signing import SESSION_SALT
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
 from ..module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, Users, entity_of
+from ..module_utils.migration.snapshot.returned import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
 
 APPLICATION_NAME = "edulink-migration sessions"
@@ -233,7 +234,7 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
     write = not (context.check or compare)
     if write:
         with _control(context) as connection:
-            control.require_open(connection, context.plan.digest)
+            require_not_rolled_back(context, control.require_open(connection, context.plan.digest))
     rules = Rules(
         secret_key=params["secret_key"],
         secret_key_fallbacks=tuple(params["secret_key_fallbacks"]),

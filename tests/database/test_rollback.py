@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +21,11 @@ from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import control, driver, gate
+from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.snapshot import database, exchange, removal, restore, rollback, take
 from ansible.module_utils.migration.snapshot.rollback import AS_BEFORE, AS_SNAPSHOT, KIND
+from ansible.modules import pg_release, pg_repair, pg_transfer, redis_sessions
 
 from tests.walk.environment import SERVICES, Walk, ask, die_in, dying
 from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
@@ -257,16 +262,41 @@ def test_no_phase_enters_a_service_that_was_rolled_back_until_the_migration_is_c
     assert "was rolled back from migration" in gate.pass_gate(replace(migrated.context, check=True))[1]
 
 
+def test_no_module_enters_a_service_that_was_rolled_back(migrated: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Context, "from_params", lambda params, check: replace(migrated.context, check=check))
+    sessions = {"secret_key": "secret", "state": "present"}
+    writing: list[Callable[[], Any]] = [
+        lambda: pg_repair.run(SimpleNamespace(params={}, check_mode=False)),
+        lambda: pg_release.run(SimpleNamespace(params={"quarantine_cap": 10}, check_mode=False)),
+        lambda: redis_sessions._present(migrated.context, None, None, sessions),
+    ]
+    roll_back(migrated, services=("user_service",))
+    for work in writing:
+        with pytest.raises(MigrationError, match=r"user_service was rolled back from migration .*; run playbooks/rollback.yml to its end"):
+            work()
+    options = {
+        "runner": "runner1", "workers": 1, "chunk_rows": 100_000, "limits": {}, "statement_timeout": 0, "lock_timeout": 5, "snapshot_max_age": 60,
+        "maintenance_work_mem": "64MB", "quarantine_cap": 10, "via": "direct",
+    }  # fmt: skip
+    foreseen = pg_transfer.carry(SimpleNamespace(params=options, check_mode=True))
+    assert "would require: " in foreseen["msg"]
+    assert "user_service was rolled back from migration" in foreseen["msg"]
+
+
 @pytest.mark.parametrize(("action", "what"), [("CASCADE", "be deleted with them"), ("SET NULL", "lose the reference"), ("NO ACTION", "refer to nothing")])
 def test_the_data_scope_removes_nothing_when_rows_of_others_refer_to_migrated_ones(migrated: Walk, action: str, what: str) -> None:
     database_, owner = migrated.service("auth_service"), migrated.context.targets["auth_service"].session_role
     ask(database_, f"CREATE TABLE own.notes (made_by uuid REFERENCES auth_service.users ON DELETE {action}); ALTER TABLE own.notes OWNER TO {owner}")
     ask(database_, "INSERT INTO own.notes SELECT id FROM auth_service.users ORDER BY id LIMIT 2")
     before = migrated.content("auth_service")
-    with pytest.raises(MigrationError, match=f"2 rows of own.notes refer to migrated rows of auth_service.users.*they would {what}; nothing was removed"):
+    told = f"2 rows of own.notes refer to migrated rows of auth_service.users.*they would {what}; nothing was removed"
+    assert re.search(f"would stop: .*{told}", "\n".join(rollback.preview(migrated.context, migrated.rolling(scope="data")).lines))
+    assert migrated.content("auth_service") == before
+    with pytest.raises(MigrationError, match=told):
         roll_back(migrated, scope="data")
     assert migrated.content("auth_service") == before
     ask(database_, "DELETE FROM own.notes")
+    assert "would stop" not in "\n".join(rollback.preview(migrated.context, migrated.rolling(scope="data")).lines)
     assert roll_back(migrated, scope="data").complete
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .. import driver
 from ..context import Context
@@ -72,8 +72,33 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
     return removed
 
 
+def foresee(context: Context, service: str, migration: Migration) -> None:
+    """MigrationError when remove() would stop because rows that stay refer to migrated ones; only temporary tables are written, for the while."""
+    endpoint = context.targets[service]
+    with (
+        contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
+        contextlib.closing(context.connect_target(service, database.APPLICATION_NAME)) as target,
+        driver.database_errors(endpoint.place, "looking for rows that refer to migrated ones"),
+    ):
+        source.set_session(isolation_level="REPEATABLE READ", readonly=True)
+        with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
+        ordered = children_first(target, [item for item in context.plan.of(service) if not item.bookkeeping])
+        gone: dict[int, tuple[str, str]] = {}
+        for number, item in enumerate(ordered):
+            oid = driver.scalar(target, "SELECT to_regclass(%s)::oid::bigint", (item.qualified,))
+            if oid is None:
+                continue
+            driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
+            _load_ids(context, source, target, item, with_map)
+            driver.rows(target, f"ANALYZE {_IDS}")
+            _refuse_referrers(target, endpoint, item, ordered[number + 1 :], gone)
+            gone[oid] = (f"{_IDS}_{number}", item.id_column)
+            driver.rows(target, f"ALTER TABLE {_IDS} RENAME TO {_IDS}_{number}")
+        target.rollback()
+
+
 _REFERRERS = """
-SELECT f.conrelid::regclass::text, f.conrelid = f.confrelid, f.confdeltype::text,
+SELECT f.conrelid::bigint, f.conrelid::regclass::text, f.conrelid = f.confrelid, f.confdeltype::text,
     (SELECT string_agg(format('child.%%I = parent.%%I', c.attname, p.attname), ' AND ')
      FROM unnest(f.conkey, f.confkey) AS k (child, parent)
      JOIN pg_attribute c ON c.attrelid = f.conrelid AND c.attnum = k.child JOIN pg_attribute p ON p.attrelid = f.confrelid AND p.attnum = k.parent)
@@ -81,19 +106,23 @@ FROM pg_constraint f
 WHERE f.contype = 'f' AND f.conparentid = 0 AND f.confrelid = to_regclass(%s)
 AND f.conrelid <> ALL(SELECT to_regclass(name) FROM unnest(%s::text[]) AS names (name) WHERE to_regclass(name) IS NOT NULL)
 AND (f.confdeltype IN ('c', 'n', 'd') OR has_table_privilege(f.conrelid, 'SELECT'))
-ORDER BY 1
+ORDER BY 2
 """
 _ON_DELETE = {"c": "be deleted with them", "n": "lose the reference", "d": "lose the reference"}
 
 
-def _refuse_referrers(target: driver.Connection, endpoint: Endpoint, item: Target, later: Sequence[Target]) -> None:
+def _refuse_referrers(
+    target: driver.Connection, endpoint: Endpoint, item: Target, later: Sequence[Target], gone: Mapping[int, tuple[str, str]] | None = None
+) -> None:
     """MigrationError when rows that stay refer to rows that are about to be deleted: a foreign key would delete or change them too.
 
     The migration's own rows in the tables that refer to this one are gone already, those in tables still to come (a ring) do not count.
+    `gone` has, by the table's oid, the table of ids and the id column of those that are only to be deleted.
     """
     found = driver.rows(target, _REFERRERS, (item.qualified, [other.qualified for other in later]))
-    for table, itself, action, same in found:
-        own = f" AND NOT EXISTS (SELECT FROM {_IDS} AS ours WHERE ours.id = child.{ident(item.id_column)})" if itself else ""
+    for oid, table, itself, action, same in found:
+        known = (_IDS, item.id_column) if itself else (gone or {}).get(oid)
+        own = f" AND NOT EXISTS (SELECT FROM {known[0]} AS ours WHERE ours.id = child.{ident(known[1])})" if known else ""
         rows = driver.scalar(
             target,
             f"SELECT count(*) FROM {table} AS child WHERE EXISTS (SELECT FROM {item.qualified} AS parent"

@@ -379,6 +379,10 @@ def _would(context: Context, options: RollbackOptions, migration: Migration, rea
     if options.scope == "data":
         yield f"would delete {held - rows:,} migrated rows from {service} and leave {rows:,} others"
         yield f"would keep the ledger of {service} as schema {removal.kept_schema(migration)}"
+        try:
+            removal.foresee(context, service, migration)
+        except MigrationError as exc:
+            yield f"would stop: {exc}"
         return
     in_snapshot = sum(table.rows for table in dumped.content.tables)
     yield f"would restore {service} ({in_snapshot:,} rows in {len(dumped.content.tables)} tables) as {own.fresh} and prove it against the manifest"
