@@ -288,6 +288,7 @@ def test_the_data_scope_removes_nothing_when_rows_of_others_refer_to_migrated_on
     database_, owner = migrated.service("auth_service"), migrated.context.targets["auth_service"].session_role
     ask(database_, f"CREATE TABLE own.notes (made_by uuid REFERENCES auth_service.users ON DELETE {action}); ALTER TABLE own.notes OWNER TO {owner}")
     ask(database_, "INSERT INTO own.notes SELECT id FROM auth_service.users ORDER BY id LIMIT 2")
+    ask(database_, "ALTER TABLE auth_service.user_permissions ADD FOREIGN KEY (user_id) REFERENCES auth_service.users")  # between migrated rows
     before = migrated.content("auth_service")
     told = f"2 rows of own.notes refer to migrated rows of auth_service.users.*they would {what}; nothing was removed"
     assert re.search(f"would stop: .*{told}", "\n".join(rollback.preview(migrated.context, migrated.rolling(scope="data")).lines))
