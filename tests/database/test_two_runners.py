@@ -21,7 +21,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
-SLOW = {"migrate_limits": {"rows_per_second": 900, "cpu_percent": 0}, "migrate_chunk_rows": 100}
+SLOW = {"migrate_limits": {"rows_per_second": 300, "cpu_percent": 0}, "migrate_chunk_rows": 100}
 
 
 def play(inventory: Path, name: str, **extra: object) -> subprocess.CompletedProcess[str]:
@@ -69,7 +69,7 @@ def test_the_survivor_finishes_and_the_lost_runner_is_named(inventory: Path) -> 
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and len(modules(running.pid)) < 2:
         time.sleep(0.05)
-    time.sleep(1.0)
+    time.sleep(0.3)
     victims = modules(running.pid)
     assert len(victims) == 2, running.communicate()[0]
     os.kill(victims[1].pid, signal.SIGKILL)
