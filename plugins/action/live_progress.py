@@ -138,7 +138,8 @@ class ActionModule(ActionBase):
 
     def _run_here(self, args: dict[str, Any], variables: dict[str, Any], path: Path, watcher: Watcher | None) -> dict[str, Any]:
         with _watched(path, watcher):  # a killed ansible-playbook takes its module along: nobody is left to read the result
-            return self._execute_module(module_args=args, task_vars=variables)
+            outcome = self._execute_module(module_args=args, task_vars=variables)
+        return {"failed": True, "msg": GONE} if _killed(outcome) else outcome
 
     def _run_there(self, args: dict[str, Any], variables: dict[str, Any], path: str, watcher: Watcher | None) -> dict[str, Any]:
         """Start the module asynchronously and poll it, through lost connections."""
@@ -213,6 +214,11 @@ class ActionModule(ActionBase):
 
 def _finished(status: Mapping[str, Any]) -> bool:
     return bool(status.get("finished")) or (bool(status.get("failed")) and bool(status.get("_ansible_parsed")))
+
+
+def _killed(outcome: Mapping[str, Any]) -> bool:
+    """Tell whether a local module ended by a signal, which a shell reports as 128 and more, before it could say anything."""
+    return bool(outcome.get("failed")) and not outcome.get("_ansible_parsed", True) and int(outcome.get("rc") or 0) > 128
 
 
 def _end_without(parent: int) -> None:

@@ -27,7 +27,8 @@ def play(inventory: Path, name: str, **extra: object) -> subprocess.CompletedPro
 
 
 def command(inventory: Path, name: str, extra: dict[str, object]) -> list[str]:
-    return [str(PLAYBOOK), f"playbooks/{name}.yml", "-i", str(inventory), "-e", json.dumps({"migration_artifacts_dir": str(inventory / "artifacts"), **extra})]
+    artifacts = inventory.parents[1] / "artifacts"  # not in the inventory's folder, whose files Ansible would read as inventories
+    return [str(PLAYBOOK), f"playbooks/{name}.yml", "-i", str(inventory), "-e", json.dumps({"migration_artifacts_dir": str(artifacts), **extra})]
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ def test_the_survivor_finishes_and_the_lost_runner_is_named(inventory: Path) -> 
     time.sleep(1.0)
     victims = modules(running.pid)
     assert len(victims) == 2, running.communicate()[0]
-    for victim in (victims[1], *victims[1].children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            victim.kill()
+    victims[1].kill()
     output, _ = running.communicate(timeout=120)
     assert running.returncode == 0, output
-    assert "every chunk is carried, although a runner was lost: runner" in output
+    lost = "every chunk is carried, although a runner was lost: runner"
+    assert lost in " ".join(output.split()), output  # the callback folds long lines
+    assert "the module ended on the runner without a result" in " ".join(output.split()), output
     proven = play(inventory, "index").returncode, play(inventory, "validate").returncode
     assert proven == (0, 0)

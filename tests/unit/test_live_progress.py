@@ -96,6 +96,13 @@ def test_a_remote_module_that_vanishes_is_not_waited_for(play) -> None:
     assert "ended on the runner without a result" in done.stdout + done.stderr
 
 
+def test_a_local_module_that_is_killed_says_so_in_one_line(play) -> None:
+    done = play("{seconds: 5, die: true}", "-c", "local")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "ended on the runner without a result" in done.stdout + done.stderr
+    assert "deserialization" not in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("connection", ["local", "flaky"])
 def test_check_mode_reaches_the_module(play, connection: str) -> None:
     done = play("{seconds: 0.1}", "-c", connection, "--check", "-v")
