@@ -8,13 +8,15 @@ The transfer brings the figures of its ledgers, a validation what it has read; b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import driver, ledger
 from .context import Context
+from .errors import MigrationError
 from .plan import Part, Plan, none_of
 from .preflight import source_catalog
 from .preflight.accounting import Account, Ask, Refused, account
@@ -22,7 +24,8 @@ from .preflight.source_catalog import SourceCatalog
 from .snapshots import NO_SUCH_SNAPSHOT, read_only_snapshot
 
 APPLICATION_NAME = "edulink-migration accounting"
-SETTINGS = {"work_mem": "64MB"}  # for joins of whole tables
+SETTINGS = {"work_mem": "64MB", "max_parallel_workers_per_gather": "0"}  # joins whole tables, beside the copy
+_PAUSE = 1.0  # seconds between two looks at a pause
 SHARES = ("carried", "merged", "quarantined", "dropped")
 
 
@@ -103,23 +106,75 @@ def _count(ask: Ask, part: Part, schema: str, keys: Sequence[str]) -> int:
     return int(ask(f"SELECT count(*) FROM {part.source(schema)}{where}")[0][0])
 
 
-def of_ledgers(context: Context, plan_time: str, snapshot: str) -> Balance | None:
-    """Return the balance of what the ledgers say was carried, all of it read in the exported `snapshot`; None when nobody holds that any more."""
-    carried: dict[str, int] = {}
-    refused: dict[tuple[str, str], list[str]] = {}
+class Reader:
+    """A connection to the source on which its rows are counted, and that another thread may cut short."""
+
+    def __init__(self, context: Context, plan_time: str) -> None:
+        self._context = context
+        self._connection = context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=SETTINGS, autocommit=True)
+        self._cut = threading.Event()
+
+    def counts(self, snapshot: str, paused: Callable[[], bool] = lambda: False) -> Counts | None:
+        """Return what the source has in an exported snapshot, without what the ledgers have put aside; None when nobody holds the snapshot any more.
+
+        No statement begins while the transfer is `paused`. MigrationError when the source cannot be read.
+        """
+        refused = _refused(self._context)
+
+        def ask(statement: str) -> list[tuple[Any, ...]]:
+            while paused() and not self._cut.wait(_PAUSE):
+                pass
+            if self._cut.is_set():
+                raise MigrationError("accounting for every row was cut short")
+            return driver.rows(self._connection, statement)
+
+        with driver.database_errors(self._context.source.place, "accounting for every row"):
+            try:
+                read_only_snapshot(self._connection, snapshot)
+            except Exception as exc:
+                if getattr(exc, "pgcode", None) in NO_SUCH_SNAPSHOT:
+                    return None
+                raise
+            catalog = source_catalog.read(self._connection, self._context.source.schema)
+            return count(ask, self._context.plan, catalog, refused)
+
+    def cancel(self) -> None:
+        """Begin no other statement, and end the one that runs, if any."""
+        self._cut.set()
+        with contextlib.suppress(Exception):  # a connection that is gone runs nothing
+            self._connection.cancel()
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._connection.close()
+
+
+def counts_in(context: Context, plan_time: str, snapshot: str) -> Counts | None:
+    """Return what the source has in an exported snapshot, as Reader.counts() does."""
+    with contextlib.closing(Reader(context, plan_time)) as reader:
+        return reader.counts(snapshot)
+
+
+def carried(context: Context) -> dict[str, int]:
+    """Return how many rows each target was given, by the ledgers."""
+    found: dict[str, int] = {}
     for service in context.plan.services:
-        reading = driver.database_errors(context.targets[service].place, "reading the ledger")
-        with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection, reading:
-            carried |= ledger.carried(connection, context.plan.of(service))
+        with _reading(context, service) as connection:
+            found |= ledger.carried(connection, context.plan.of(service))
+    return found
+
+
+def _refused(context: Context) -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for service in context.plan.services:
+        with _reading(context, service) as connection:
             for target, part, key in ledger.all_rejected(connection):
-                refused.setdefault((target, part), []).append(key)
-    with closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=SETTINGS, autocommit=True)) as source:
-        try:
-            read_only_snapshot(source, snapshot)
-        except Exception as exc:
-            if getattr(exc, "pgcode", None) in NO_SUCH_SNAPSHOT:
-                return None
-            raise
-        with driver.database_errors(context.source.place, "accounting for every row"):
-            catalog = source_catalog.read(source, context.source.schema)
-            return count(lambda statement: driver.rows(source, statement), context.plan, catalog, refused).against(carried)
+                found.setdefault((target, part), []).append(key)
+    return found
+
+
+@contextlib.contextmanager
+def _reading(context: Context, service: str) -> Iterator[driver.Connection]:
+    connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+    with contextlib.closing(connection), driver.database_errors(context.targets[service].place, "reading the ledger"):
+        yield connection

@@ -9,8 +9,9 @@ rows have one form, numeric keeps its scale, json its text and an 8-byte timesta
 value cannot cross into the next column. An id is sent by uuid_send() on a target and is 16 bytes of bytea on the source.
 The digest of the whole form is taken at once, so a bucket's sum is not linear in any column.
 
-`record` hashes that form twice with PostgreSQL's own 64-bit hash (hash_record_extended of a record of one bytea, with two
-seeds); `sha256` cuts two lanes from sha256(). Nothing promises that the first stays the same between major versions, nor
+`record` hashes that form twice with PostgreSQL's own 64-bit hash, with two seeds: hash_record_extended of a record of one bytea, or,
+where every server has it (18 and newer), hashbyteaextended, which gives the same and costs a tenth less of the whole scan (m).
+`sha256` cuts two lanes from sha256(). Nothing promises that the first stays the same between major versions, nor
 send functions for ever: handshake() compares golden vectors of every type in use on all servers. A type whose wire form
 disagrees enters as text, and when the hash disagrees the digest is sha256.
 Source: PostgreSQL manual 8.16, 9.4, 36.4; its source rowtypes.c (record_send, hash_record_extended), hashfn.c.
@@ -27,6 +28,7 @@ from .plan import Part, Target
 from .quote import ident, literal
 
 RECORD, SHA256, AUTO = "record", "sha256", "auto"
+HAS_BYTEA_HASH = 180000  # server_version
 SEEDS = (8231976, 7041776)
 ID_OFFSET = 12  # in record_send()'s form: columns (4), type (4), length (4), then the first column, which is the id
 MOST_BITS = 14  # of a first scan, so that the sums of a piece of a huge table can be kept
@@ -75,11 +77,12 @@ GOLDEN: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Digest:
-    """How rows are digested: the method, the types that enter as text, and why it is so."""
+    """How rows are digested: the method, the types that enter as text, why it is so, and whether bytes can be hashed without a record around them."""
 
     method: str
     as_text: tuple[str, ...] = ()
     reason: str = ""
+    bare: bool = False
 
     @property
     def label(self) -> str:
@@ -91,7 +94,7 @@ class Digest:
         """Return the SQL of the lanes of a form that lane_source() brought in."""
         if self.method == SHA256:
             return ("('x' || encode(substring(d FROM 1 FOR 8), 'hex'))::bit(64)::bigint", "('x' || encode(substring(d FROM 9 FOR 8), 'hex'))::bit(64)::bigint")
-        first, second = (f"hash_record_extended(ROW(r), {seed})" for seed in SEEDS)
+        first, second = (_hashed("r", seed, bare=self.bare) for seed in SEEDS)
         return first, second
 
     def forms(self, row: str) -> str:
@@ -225,10 +228,11 @@ def handshake(sides: Mapping[str, driver.Connection], targets: Sequence[Target],
     MigrationError when `record` is wanted and the servers disagree, or when they do not even agree on text.
     """
     kinds = sorted({"uuid" if cell.is_id else cell.type for target in targets for part in target.parts for cell in part.cells} | {"text", "bytea"})
+    bare = all(connection.server_version >= HAS_BYTEA_HASH for connection in sides.values())
     answers = {}
     for name, connection in sides.items():
         with driver.database_errors(name, "digesting golden vectors"):
-            answers[name] = driver.rows(connection, _vectors(kinds))[0]
+            answers[name] = driver.rows(connection, _vectors(kinds, bare=bare))[0]
     first = next(iter(answers.values()))
     disagree = [index for index in range(len(first)) if any(answer[index] != first[index] for answer in answers.values())]
     as_text = tuple(kind for index, kind in enumerate(kinds) if 2 * index in disagree)
@@ -237,17 +241,21 @@ def handshake(sides: Mapping[str, driver.Connection], targets: Sequence[Target],
             raise MigrationError(f"{', '.join(sides)}: the servers write golden values of type {kind} as different text; nothing can be compared")
     hashes_agree = 2 * len(kinds) not in disagree
     if wanted == RECORD and not hashes_agree:
-        raise MigrationError(f"{', '.join(sides)}: the servers disagree on golden vectors of hash_record_extended; set validate_digest to auto or sha256")
+        raise MigrationError(f"{', '.join(sides)}: the servers disagree on golden vectors of PostgreSQL's record hash; set validate_digest to auto or sha256")
     method = SHA256 if wanted == SHA256 or not hashes_agree else RECORD
     reason = (
         f"golden vectors of {len(kinds)} types agree on {len(sides)} servers" if hashes_agree else "the servers disagree on golden vectors of the record hash"
     )
     if as_text:
         reason += f"; as text: {', '.join(as_text)}"
-    return Digest(method, as_text, reason)
+    return Digest(method, as_text, reason, bare)
 
 
-def _vectors(kinds: Sequence[str]) -> str:
+def _hashed(form: str, seed: int, *, bare: bool) -> str:
+    return f"hashbyteaextended({form}, {seed})" if bare else f"hash_record_extended(ROW({form}), {seed})"
+
+
+def _vectors(kinds: Sequence[str], *, bare: bool) -> str:
     """Return the SELECT of, for each type, the digests of its values' wire form and of their text; then the record hash."""
     columns = []
     for kind in kinds:
@@ -256,6 +264,6 @@ def _vectors(kinds: Sequence[str]) -> str:
         text = [f"({literal(value)}::{kind})::text" for value in values] + ["NULL::text"]
         columns += [f"encode(sha256(record_send(ROW({', '.join(items)}))), 'hex')" for items in (wire, text)]
     forms = [f"{literal(value)}::bytea" for value in GOLDEN["bytea"]]
-    hashes = [f"hash_record_extended(ROW({form}), {seed})::text" for form in forms for seed in SEEDS]
+    hashes = [f"{_hashed(form, seed, bare=bare)}::text" for form in forms for seed in SEEDS]
     columns.append(f"concat_ws(',', {', '.join(hashes)})")
     return f"SELECT {', '.join(columns)}"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from . import driver, ledger
 from .chunks import units
+from .closing import finished
 from .context import Context
 from .driver import database_errors
-from .transfer import Aside, Options, finished, planned_chunks
+from .transfer import Aside, Options, planned_chunks
 from .worker import without
 
 APPLICATION_NAME = "edulink-migration dry run"

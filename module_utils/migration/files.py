@@ -28,6 +28,7 @@ from typing import Any
 
 from . import driver, ledger, transfer
 from .chunks import Unit, numbered, plan_chunks, units
+from .closing import Closing, finished
 from .context import Context
 from .driver import database_errors
 from .equalize import staged
@@ -175,13 +176,14 @@ def import_files(
     with clock("prepare"):
         for service in context.plan.services:
             _prepare_ledger(context, service, manifest, folder, plan_time, run_id)
-    if transfer.finished(context):
+    if finished(context):
         return transfer.outcome(context, 0, 0, 0, 0, (), clock)
     with clock("copy"):
         chunks, rows = _import_all(context, manifest, folder, options, progress)
     with clock("complete"):
         keys = add_all(context, options.maintenance_work_mem)
-        transfer.complete(context, _never, plan_time)
+        with Closing(context, plan_time, accounts=False) as closing:
+            closing.complete(_never)
     return transfer.outcome(context, chunks, rows, keys, 0, (manifest.epoch,), clock)
 
 

@@ -7,7 +7,7 @@ run() prepares every target's ledger (one runner at a time), joins or exports th
 add primary keys, and then, one runner at a time, settles what changed between snapshots. Who calls whom:
 
     run -> prepare -> chunks.plan_chunks        run -> _Crew -> worker.work -> pump.pump, keys.Keys
-    run -> snapshots.join_or_export             run -> complete -> reconcile
+    run -> snapshots.join_or_export             run -> closing.Closing -> reconcile
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import multiprocessing
 import multiprocessing.connection
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from . import balance, driver, ledger
+from . import driver, ledger
+from .balance import Balance
 from .chunks import numbered, plan_chunks, units
+from .closing import Closing, Reconcile, finished, pins
 from .context import Context
 from .contract import Contract
 from .driver import database_errors
@@ -43,10 +45,7 @@ _AGEING = 0.9  # of the age at which the snapshot is renewed: from there on it i
 
 @dataclass(frozen=True)
 class Options:
-    """How the transfer goes about it; times in seconds, memory as PostgreSQL writes it.
-
-    With `accounts` the ledgers' rows are held against the source's, in the snapshot that was read.
-    """
+    """How the transfer goes about it; times in seconds, memory as PostgreSQL writes it."""
 
     runner: str
     workers: int = 2
@@ -56,7 +55,6 @@ class Options:
     lock_timeout: float = 10
     snapshot_max_age: float = 4 * 3600
     maintenance_work_mem: str = "256MB"
-    accounts: bool = True
     quarantine_cap: int = rejects.CAP
 
 
@@ -81,15 +79,12 @@ class Outcome:
     reconciled: int
     epochs: tuple[str, ...]
     seconds: Mapping[str, float]
-    balance: balance.Balance | None = None  # of this call, where one snapshot was read from the first chunk to the last
+    balance: Balance | None = None  # of this call, where one snapshot was read from the first chunk to the last
 
     @property
     def changed(self) -> bool:
         """Tell whether anything was written."""
         return bool(self.carried or self.keys_added or self.reconciled)
-
-
-Reconcile = Callable[[Context, str], int]
 
 
 def run(context: Context, plan_time: str, run_id: str, options: Options, progress: Progress, reconcile: Reconcile) -> Outcome:
@@ -102,12 +97,13 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
         prepare(context, plan_time, run_id, options)
     if finished(context):
         return outcome(context, 0, 0, 0, 0, (), clock)
-    crew = _Crew(context, plan_time, options, progress)
-    with clock("copy"):
-        crew.run()
-    with clock("complete"):
-        settled = complete(context, reconcile, plan_time, proven=crew.balance is not None or not options.accounts)
-    return replace(outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock), balance=crew.balance)
+    with Closing(context, plan_time, accounts=True) as closing:
+        crew = _Crew(context, plan_time, options, progress, closing)
+        with clock("copy"):
+            crew.run()
+        with clock("complete"):
+            settled = closing.complete(reconcile)
+        return replace(outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock), balance=closing.balance)
 
 
 class Stopwatch:
@@ -209,30 +205,9 @@ def planned_chunks(
     return found
 
 
-def finished(context: Context) -> bool:
-    """Tell whether every target's ledger is closed."""
-    return all(pin is not None and pin.finished for pin in _pins(context))
-
-
 def changed_since(context: Context) -> list[str]:
     """Return what differs between this plan and those that the ledgers were begun with, by an operator's names."""
-    return sorted({name for pin in _pins(context) if pin is not None for name in ledger.changed(pin, context.plan)})
-
-
-def _settled_before(context: Context) -> bool:
-    """Tell whether a target was finished by an earlier run, at another snapshot."""
-    return any(pin is not None and pin.finished for pin in _pins(context))
-
-
-def _pins(context: Context) -> list[ledger.Pin | None]:
-    found = []
-    for service in context.plan.services:
-        connection = context.connect_target(service, APPLICATION_NAME, autocommit=True)
-        try:
-            found.append(ledger.pinned(connection))
-        finally:
-            connection.close()
-    return found
+    return sorted({name for pin in pins(context) if pin is not None for name in ledger.changed(pin, context.plan)})
 
 
 # --- the workers ------------------------------------------------------------------------------------------------------
@@ -241,11 +216,10 @@ def _pins(context: Context) -> list[ledger.Pin | None]:
 class _Crew:
     """This runner's worker processes, their snapshot, and what they report."""
 
-    def __init__(self, context: Context, plan_time: str, options: Options, progress: Progress) -> None:
-        self.context, self.plan_time, self.options, self.progress = context, plan_time, options, progress
+    def __init__(self, context: Context, plan_time: str, options: Options, progress: Progress, closing: Closing) -> None:
+        self.context, self.plan_time, self.options, self.progress, self.closing = context, plan_time, options, progress, closing
         self.chunks = self.rows = self.keys = 0
         self.epochs: tuple[str, ...] = ()
-        self.balance: balance.Balance | None = None
         self._failure: str | None = None
         self._reason: str | None = None
 
@@ -292,9 +266,10 @@ class _Crew:
             watcher = threading.Thread(target=self._watch, args=(shared, stop, snapshots), daemon=True)
             watcher.start()
             try:
+                self.closing.count_meanwhile(epoch, lambda: bool(shared[PAUSED]))
                 self._listen(channels, processes, snapshots)
                 if self._failure is None:
-                    self._account(snapshots)
+                    self.closing.account(snapshots.epoch)
             finally:
                 stop.set()
                 watcher.join()
@@ -335,16 +310,6 @@ class _Crew:
                         channel.send(None)
             elif waiting and 0 < self.options.snapshot_max_age < snapshots.age:
                 self._renew(snapshots, waiting)
-
-    def _account(self, snapshots: Snapshots) -> None:
-        """Hold the ledgers' figures against the source's, in the one snapshot that all chunks were read in; where there were several, complete() compares."""
-        epoch = snapshots.epoch
-        if not self.options.accounts or epoch is None or _settled_before(self.context) or _open_epochs(self.context) != {epoch.id}:
-            return
-        found = balance.of_ledgers(self.context, self.plan_time, epoch.snapshot)
-        if found is not None and not found.passed:
-            self._failure = f"{found.verdict}; run it again: it then compares both sides, row by row, and carries what is missing"
-        self.balance = found
 
     def _renew(self, snapshots: Snapshots, channels: Iterable[Any]) -> None:
         """Take a new snapshot, because the shared one is gone or too old, and hand it to the workers."""
@@ -435,44 +400,6 @@ def _close(connections: dict[str, driver.Connection]) -> None:
 
 
 # --- after ------------------------------------------------------------------------------------------------------------
-
-
-def complete(context: Context, reconcile: Reconcile, plan_time: str, *, proven: bool = True) -> int:
-    """Settle what changed between snapshots, or is not `proven` to be all, and mark the ledgers finished; return how many rows were settled.
-
-    One runner does it; the others wait here and then find it done.
-    """
-    first = context.plan.services[0]
-    gate = context.connect_target(first, APPLICATION_NAME, autocommit=True)
-    try:
-        driver.rows(gate, "SELECT pg_advisory_lock(hashtext('edulink-migration complete'))")
-        if finished(context):
-            return 0
-        settled = 0
-        if not proven or len(_open_epochs(context)) > 1 or _settled_before(context):
-            settled = reconcile(context, plan_time)
-        for service in context.plan.services:
-            connection = context.connect_target(service, APPLICATION_NAME)
-            try:
-                with database_errors(context.targets[service].place, "closing the ledger"), connection:
-                    driver.rows(connection, "UPDATE migration.epochs SET reconciled_at = clock_timestamp() WHERE reconciled_at IS NULL")
-                    driver.rows(connection, "UPDATE migration.pin SET finished_at = clock_timestamp() WHERE finished_at IS NULL")
-            finally:
-                connection.close()
-        return settled
-    finally:
-        gate.close()
-
-
-def _open_epochs(context: Context) -> set[str]:
-    found: set[str] = set()
-    for service in context.plan.services:
-        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
-        try:
-            found.update(ledger.epochs_open(connection))
-        finally:
-            connection.close()
-    return found
 
 
 def outcome(context: Context, chunks: int, rows: int, keys: int, settled: int, epochs: tuple[str, ...], clock: Stopwatch) -> Outcome:

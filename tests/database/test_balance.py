@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from ansible.module_utils.migration import balance as balance_module
 from ansible.module_utils.migration import chunks, ddl, reconcile, transfer, verify
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract import Contract
@@ -92,3 +94,43 @@ def test_a_source_that_changes_while_it_is_carried_is_held_against_the_snapshot(
     done = run(world).balance
     assert done is not None
     assert done.passed
+
+
+def test_counts_that_were_cut_off_are_taken_again(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    listen = transfer._Crew._listen
+    cut: list[int] = []
+
+    def cutting(self: transfer._Crew, *args: object) -> None:
+        listen(self, *args)  # type: ignore[arg-type]
+        execute(world.source, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'edulink-migration accounting'")
+
+    def slow(ask: Callable[[str], object], *args: object) -> object:
+        cut.append(1)
+        if len(cut) == 1:
+            ask("SELECT pg_sleep(30)")
+        return counted(ask, *args)  # type: ignore[arg-type]
+
+    counted = balance_module.count
+    monkeypatch.setattr(balance_module, "count", slow)
+    monkeypatch.setattr(transfer._Crew, "_listen", cutting)
+    done = run(world).balance
+    assert done is not None
+    assert done.passed
+    assert len(cut) == 2
+
+
+def test_a_second_runner_waits_for_the_one_that_counts_and_finds_all_closed(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = balance_module.count
+    calls: list[int] = []
+
+    def counting(*args: object) -> object:
+        calls.append(1)
+        return counted(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(balance_module, "count", counting)
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda _: run(world), range(2)))
+    assert len(calls) == 1
+    assert [bool(item.balance) for item in done].count(True) == 1
+    assert sum(item.reconciled for item in done) == 0
+    assert verify.compare(world, PLAN_TIME, options=ACCOUNTED).passed

@@ -13,7 +13,7 @@ from ansible.module_utils.migration.driver import Connection, Endpoint, connect,
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan import Cell, Part, Target
 
-METHODS = (d.Digest(d.RECORD), d.Digest(d.SHA256), d.Digest(d.SHA256, as_text=("timestamp without time zone", "integer")))
+METHODS = (d.Digest(d.RECORD), d.Digest(d.RECORD, bare=True), d.Digest(d.SHA256), d.Digest(d.SHA256, as_text=("timestamp without time zone", "integer")))
 
 
 @pytest.fixture
@@ -110,13 +110,14 @@ def test_servers_that_agree_use_the_record_hash(connection: Connection) -> None:
 
 def test_servers_that_disagree_on_the_record_hash_use_sha256(connection: Connection, database: Endpoint) -> None:
     rows(connection, "CREATE SCHEMA other")
-    rows(connection, "CREATE FUNCTION other.hash_record_extended(record, bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN 42; END'")
+    for function in ("hash_record_extended(record, bigint)", "hashbyteaextended(bytea, bigint)"):
+        rows(connection, f"CREATE FUNCTION other.{function} RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN 42; END'")
     strange = connect(database, application_name="tests", autocommit=True, settings={"search_path": "other, pg_catalog"})
     try:
         agreed = d.handshake({"one": connection, "two": strange}, [target("uuid", "text")])
         assert agreed.method == d.SHA256
         assert "disagree" in agreed.reason
-        with pytest.raises(MigrationError, match="one, two: the servers disagree on golden vectors of hash_record_extended; set validate_digest"):
+        with pytest.raises(MigrationError, match="one, two: the servers disagree on golden vectors of PostgreSQL's record hash; set validate_digest"):
             d.handshake({"one": connection, "two": strange}, [target("uuid", "text")], d.RECORD)
     finally:
         strange.close()
