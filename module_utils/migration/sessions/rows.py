@@ -41,33 +41,36 @@ class ServiceRows:
         self._connection, self._table, self._place = connection, table, place
 
     def put(self, rows: Sequence[ServiceRow], *, write: bool) -> int:
-        """Write what is missing or ours and different; return how many rows that is. Without `write` all is rolled back."""
+        """Write what is missing or ours and different; return how many rows that is. Without `write` they are only counted."""
         if not rows:
             return 0
+        if not write:
+            missing = (
+                f"SELECT 1 FROM pg_temp.wanted AS w LEFT JOIN {self._table} AS t USING (session_key) WHERE t.session_key IS NULL"
+                f" OR {_OURS} AND (t.session_data, t.expire_date) IS DISTINCT FROM (w.session_data, to_timestamp(w.ends))"
+            )
+            return self._run("comparing sessions", missing, rows)
         upsert = (
             f"INSERT INTO {self._table} AS t (session_key, session_data, expire_date)"
             " SELECT session_key, session_data, to_timestamp(ends) FROM pg_temp.wanted ORDER BY session_key"
             " ON CONFLICT (session_key) DO UPDATE SET session_data = excluded.session_data, expire_date = excluded.expire_date"
             f" WHERE {_OURS} AND (t.session_data, t.expire_date) IS DISTINCT FROM (excluded.session_data, excluded.expire_date)"
         )
-        return self._run("writing sessions", upsert, rows, write=write)
+        return self._run("writing sessions", upsert, rows)
 
     def delete(self, session_keys: Sequence[str]) -> int:
         """Delete those rows that are ours; return how many."""
         rows = [ServiceRow(session_key, "", 0) for session_key in session_keys]
         return self._run("removing sessions", f"DELETE FROM {self._table} AS t USING pg_temp.wanted AS w WHERE t.session_key = w.session_key AND {_OURS}", rows)
 
-    def _run(self, doing: str, statement: str, rows: Sequence[ServiceRow], *, write: bool = True) -> int:
+    def _run(self, doing: str, statement: str, rows: Sequence[ServiceRow]) -> int:
         text = io.StringIO("".join(f"{_escaped(row.session_key)}\t{row.session_data}\t{row.expires}\n" for row in rows))
         with driver.database_errors(self._place, doing), self._connection.cursor() as cursor:
             cursor.execute(_WANTED)
             cursor.copy_expert("COPY pg_temp.wanted FROM STDIN", text)
             cursor.execute(statement)
             count = int(cursor.rowcount)
-            if write:
-                self._connection.commit()
-            else:
-                self._connection.rollback()
+            self._connection.commit()
         return count
 
 
