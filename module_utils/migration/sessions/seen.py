@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
+from ..errors import MigrationError
 from . import layout
 from .account import Row
 
@@ -27,7 +28,7 @@ class Seen:
 
     def __init__(self, key_prefix: str) -> None:
         self._key_prefix = key_prefix.encode()
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (closed on leaving the block)
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (closed on leaving the block)
         self._waiting = [bytearray() for _ in range(PARTS)]
         self._blocks: list[list[int]] = [[] for _ in range(PARTS)]  # where in the file
         self._current = -1
@@ -61,7 +62,13 @@ class Seen:
         waiting += digest
         if len(waiting) == _BLOCK:
             self._blocks[part].append(self._file.tell())
-            self._file.write(waiting)
+            try:
+                written = self._file.write(waiting)
+            except OSError:
+                written = 0
+            if written != _BLOCK:
+                room = "is full: the keys of the sessions are noted there, 16 bytes each; make room, or set TMPDIR, and run playbooks/sessions.yml again"
+                raise MigrationError(f"{tempfile.gettempdir()} on the runner {room}")
             waiting.clear()
 
     def _read(self, part: int) -> Iterator[bytes]:
