@@ -92,6 +92,7 @@ def _number(session: Mapping[str, Any]) -> int | None:
     if value is None:
         return None
     text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 18):
+    digits = text.removeprefix("-")
+    if isinstance(value, bool) or not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         raise Rejected(NO_USER)
     return int(text)
