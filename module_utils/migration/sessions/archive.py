@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .. import driver
 from ..errors import MigrationError
@@ -71,7 +71,14 @@ def kept(folder: Path, wanted: Archive) -> Archive | None:
 
 
 def write(source: driver.Connection, schema: str, folder: Path, wanted: Archive, place: str) -> Archive:
-    """Write the file and its manifest from one snapshot; return the archive."""
+    """Write the file and its manifest from one snapshot; return the archive. Rows may be deleted for its sake, so it is on disk then."""
+    try:
+        return _write(source, schema, folder, wanted, place)
+    except OSError as exc:
+        raise MigrationError(f"{folder / wanted.name}: {exc.strerror or exc}; make room or choose another sessions_archive_dir, and run it again") from exc
+
+
+def _write(source: driver.Connection, schema: str, folder: Path, wanted: Archive, place: str) -> Archive:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path, table = folder / wanted.name, qualified(schema, "django_session")
     part = path.with_suffix(".part")
@@ -81,14 +88,20 @@ def write(source: driver.Connection, schema: str, folder: Path, wanted: Archive,
     )
     with driver.database_errors(place, "archiving expired sessions"), source.cursor() as cursor:
         found = _found(source, table, wanted.before)
-        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as plain, gzip.GzipFile("", "wb", 6, plain, mtime=0) as packed:
-            cursor.copy_expert(copy, packed)
+        with open(part, "wb", opener=_own) as plain:
+            with gzip.GzipFile("", "wb", 6, plain, mtime=0) as packed:
+                cursor.copy_expert(copy, packed)
+            _to_disk(plain)
     if (rows := count(part)) != found.rows:
         raise MigrationError(f"{part}: has {rows} rows, {place} gave {found.rows}; run it again")
     part.replace(path)
     made = Archive(found.before, found.rows, found.digest, _sha256(path))
     manifest = {"archive": asdict(made), "columns": list(COLUMNS), "place": place}
-    path.with_name(path.name.replace(".csv.gz", ".json")).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    final = path.with_name(path.name.replace(".csv.gz", ".json"))
+    with open(part, "wb", opener=_own) as plain:  # whole or not at all, wherever a kill comes
+        plain.write((json.dumps(manifest, indent=2) + "\n").encode())
+        _to_disk(plain)
+    part.replace(final)
     return made
 
 
@@ -135,6 +148,15 @@ def _found(connection: driver.Connection, table: str, before: str) -> Archive:
 
 def _moment(before: str) -> str:
     return f"timestamptz '{before} 00:00:00+00'"
+
+
+def _own(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
+
+
+def _to_disk(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sha256(path: Path) -> str:
