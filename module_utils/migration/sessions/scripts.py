@@ -6,10 +6,13 @@
 A session and its entry in the ledger lie in the same cluster slot and are written by one script, so a kill at any
 instant leaves both or neither. An entry is `<digest>:<expiry>:<user>`: 16 hex digits of the value that was written, the
 second it ends, 32 hex digits of the user's UUID or nothing. A value is ours while its digest and its end are those of
-the entry; anything else was written by the service and is left alone.
+the entry; anything else was written by the service and is left alone. An entry whose session was found ended by the
+service lasts for ever (FOREVER): the monolith may prolong the session, it stays ended.
 """
 
 from __future__ import annotations
+
+FOREVER = 253402214400  # 9999-12-31, beyond which no session of the monolith is taken
 
 _OURS = """
 local clock = redis.call('TIME')
@@ -23,7 +26,7 @@ end
 
 # KEYS: session, ledger, session, ledger ... ARGV: the length of what stands before the session key, write, restore, then entry,
 # value for each. The fewer arguments, the faster a client in Python is.
-# Answer: a character for each session.
+# Answer: a character for each session. One whose end has passed while it was on its way is as good as written.
 UNCHANGED, WRITTEN, UPDATED, SERVICE, ENDED = b"0", b"1", b"2", b"3", b"4"
 CARRY = (
     _OURS
@@ -39,10 +42,15 @@ for i = 1, #KEYS / 2 do
   if type(value) == 'table' then
     code = '3'
   elseif not value then
+    local over = entry and tonumber(string.match(entry, ':(%d+):')) <= now
     if not entry then code = '1'
-    elseif tonumber(string.match(entry, ':(%d+):')) <= now then code = '2'
+    elseif over and tonumber(expiry) <= now then code = '0'
+    elseif over then code = '2'
     elseif restore then code = '1'
-    else code = '4' end
+    else
+      code = '4'
+      if write then redis.call('HSET', ledger, field, (string.gsub(entry, ':%d+:', ':FOREVER:'))) end
+    end
   elseif not entry or not ours(key, value, entry) then
     code = '3'
   elseif string.sub(entry, 1, 16) == string.sub(new, 1, 16) and string.match(entry, ':(%d+):') == expiry then
@@ -57,7 +65,7 @@ for i = 1, #KEYS / 2 do
   said[i] = code
 end
 return table.concat(said)
-"""
+""".replace("FOREVER", str(FOREVER))
 )
 
 # KEYS: session, ledger, session, ledger ... ARGV: the length of what stands before the session key, write, forget.
