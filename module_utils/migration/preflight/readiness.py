@@ -17,7 +17,6 @@ from .privileges import check_control, check_source, check_target
 from .servers import Server, check_servers, check_tls, check_tools, describe
 
 LONG_TRANSACTION = 600  # seconds
-OLDEST_STORE = (6, 2)  # SET ... EXAT
 WRAPAROUND = 0.9  # of autovacuum_freeze_max_age
 
 
@@ -79,10 +78,8 @@ def check_store(options: StoreOptions | None, needed: int = 0) -> list[Finding]:
 def _room(room: Room, needed: int) -> list[Finding]:
     place = f"session store {room.address}"
     findings = []
-    version = tuple(int(part) for part in (room.version or "").split(".")[:2] if part.isdigit())
-    if version and version < OLDEST_STORE:
-        message = f"version {room.version} cannot keep a session's exact end (SET ... EXAT)"
-        findings.append(Finding(STOP, place, "redis", message, "upgrade it to Redis 6.2 or newer"))
+    if unfit := room.unfit():
+        findings.append(Finding(STOP, place, "redis", *unfit))
     if room.maximum and room.policy != "noeviction":
         message = f"maxmemory-policy is {room.policy}: when it is full it logs users out"
         findings.append(Finding(WARN, place, "redis", message, "set maxmemory-policy to noeviction"))

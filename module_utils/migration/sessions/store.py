@@ -29,6 +29,10 @@ __all__ = ["MODES", "STORE_SPEC", "Address", "Call", "Room", "Store", "StoreOpti
 MODES = ("single", "sentinel", "cluster")
 TIMEOUT = 30  # seconds without an answer
 ATTEMPTS = 3  # a cluster moves slots, a promoted replica has no scripts
+OLDEST = (6, 2)  # SET ... EXAT
+OLDEST_INDEX = (7, 0)  # EXPIREAT ... GT
+
+_FULL = "it is full; raise maxmemory and run playbooks/sessions.yml again"
 
 STORE_SPEC: dict[str, Any] = {
     "mode": {"type": "str", "default": "single", "choices": list(MODES)},
@@ -108,13 +112,27 @@ class Call:
 
 @dataclass(frozen=True)
 class Room:
-    """What one server is and can take; `maximum` 0 is no limit, None means that we may not ask."""
+    """What one server is and can take; `maximum` 0 is no limit, None means that we may not ask; `clock` is in seconds since 1970."""
 
     address: str
     used: int | None
     maximum: int | None
     policy: str | None
     version: str | None = None
+    replica: bool = False
+    clock: float | None = None
+    evicted: int = 0  # keys of any kind, since it started
+
+    def unfit(self, *, indexed: bool = False) -> tuple[str, str] | None:
+        """Return why no session can be kept here and what to do, or None; `indexed` asks for what a user's index needs."""
+        version = tuple(int(part) for part in (self.version or "").split(".")[:2] if part.isdigit())
+        if version and version < OLDEST:
+            return f"version {self.version} cannot keep a session's exact end (SET ... EXAT)", "upgrade it to Redis 6.2 or newer"
+        if version and indexed and version < OLDEST_INDEX:
+            return f"version {self.version} cannot keep the users' index (EXPIREAT ... GT)", "upgrade it to Redis 7, or leave sessions_user_index empty"
+        if self.replica:
+            return "it is a replica and read-only", "give the primary as session_store_hosts, or session_store_mode: sentinel or cluster"
+        return None
 
 
 class Store:
@@ -178,18 +196,27 @@ class Store:
         return int(self.client.keyslot(key)) if self.clustered else 0
 
     def rooms(self) -> list[Room]:
-        """Return the memory that each writable server uses and may use."""
-        nodes = [(str(node.name), node.redis_connection) for node in self.client.get_primaries()] if self.clustered else [("", self.client)]
+        """Return what each writable server is, the memory that it uses and may use, and its clock."""
         found = []
-        for name, node in nodes:
-            with self.errors("asking for its memory"):
+        with self.errors("asking what it is"):
+            nodes = [(str(node.name), self.client.get_redis_connection(node)) for node in self.client.get_primaries()] if self.clustered else [(self._address(), self.client)]
+            for address, node in nodes:
+                seconds, micros = node.time()
                 try:
-                    info = {**node.info("server"), **node.info("memory")}
+                    info = {**node.info("server"), **node.info("memory"), **node.info("replication"), **node.info("stats")}
                 except redis.exceptions.NoPermissionError:
                     info = {}
-            address = name or str(self.options.hosts[0])
-            found.append(Room(address, info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy"), info.get("redis_version")))
+                limits = (info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy"))
+                version, replica, evicted = info.get("redis_version"), info.get("role") == "slave", int(info.get("evicted_keys", 0))
+                found.append(Room(address, *limits, version, replica, seconds + micros / 1e6, evicted))
         return found
+
+    def _address(self) -> str:
+        """Return where the one writable server listens, which a Sentinel knows."""
+        if self.options.mode == "sentinel":
+            host, port = self.client.connection_pool.get_master_address()
+            return f"{host}:{port}"
+        return str(self.options.hosts[0])
 
     @contextlib.contextmanager
     def errors(self, doing: str) -> Iterator[None]:
@@ -202,12 +229,16 @@ class Store:
         except redis.exceptions.NoPermissionError as exc:
             raise MigrationError(f"{place}: {doing}: {_line(exc)}; docs/sessions.md lists what the ACL user needs") from exc
         except redis.exceptions.OutOfMemoryError as exc:
-            raise MigrationError(f"{place}: {doing}: it is full; raise maxmemory and run playbooks/sessions.yml again") from exc
+            raise MigrationError(f"{place}: {doing}: {_FULL}") from exc
+        except redis.exceptions.ReadOnlyError as exc:
+            raise MigrationError(f"{place}: {doing}: it is a replica and read-only; give its primary, then run playbooks/sessions.yml again") from exc
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError) as exc:
             raise MigrationError(f"{place}: {doing}: connection failed ({_line(exc)}); run playbooks/sessions.yml again when it is back") from exc
         except redis.exceptions.RedisClusterException as exc:  # is no RedisError: no node answered, or they disagree
             raise MigrationError(f"{place}: {doing}: {_line(exc)}; check session_store_hosts and session_store_tls*") from exc
         except redis.exceptions.RedisError as exc:
+            if "OOM command not allowed" in str(exc):  # Redis 6.2 wraps what a script was told
+                raise MigrationError(f"{place}: {doing}: {_FULL}") from exc
             raise MigrationError(f"{place}: {doing}: {_line(exc)}; run playbooks/sessions.yml again") from exc
 
     def _by_node(self, calls: Sequence[Call], indexes: Sequence[int]) -> list[tuple[Any, list[int]]]:
