@@ -183,9 +183,10 @@ from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.quote import qualified
 from ..module_utils.migration.sessions.announce import TEXT
-from ..module_utils.migration.sessions.carry import Rules, carry, remove
+from ..module_utils.migration.sessions.carry import Result, Rules, carry, remove
 from ..module_utils.migration.sessions.layout import ENGINES, SERIALIZERS, Layout
 from ..module_utils.migration.sessions.ledger import Ledger
+from ..module_utils.migration.sessions.records import alone, in_store, record
 from ..module_utils.migration.sessions.rows import ServiceRows, service_rows
 from ..module_utils.migration.sessions.signing import SESSION_SALT
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
@@ -197,6 +198,10 @@ APPLICATION_NAME = "edulink-migration sessions"
 NO_TABLE = (
     "there is no table {}: the service can read the carried sessions, but its cached_db saves a changed one with an UPDATE of that table and"
     " answers 400; run the service's manage.py migrate (or set sessions_service_table) and then playbooks/sessions.yml again"
+)
+EVICTED = (
+    "the session store has evicted {} keys since it started: of the {} sessions counted as ended by the service some may have been evicted instead;"
+    " set maxmemory-policy to noeviction, and write them again with -e sessions_restore=true if nobody uses the service yet"
 )
 READY = "SELECT to_regclass('migration.id_map') IS NOT NULL"
 
@@ -213,17 +218,20 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             return _absent(context, ledger, params)
         if params["engine"] == "cached_db" and rows is None:
             module.warn(NO_TABLE.format(_table(context, params)))
-        return _present(context, ledger, options, params)
+        answer = _present(context, ledger, options, params)
+        evicted = sum(room.evicted for room in store.rooms())
+        if evicted and answer["counts"]["ended_in_service"]:
+            module.warn(EVICTED.format(evicted, answer["counts"]["ended_in_service"]))
+        return answer
 
 
 def _absent(context: Context, ledger: Ledger, params: dict[str, Any]) -> dict[str, Any]:
-    counts = dict(remove(ledger, write=not context.check, user_index=params["user_index"] or None))
-    to = "to be " if context.check else ""
-    line = f"sessions: {counts['removed']} {to}removed, {counts['service']} kept because the service has changed them, {counts['gone']} had ended"
-    if not context.check and any(counts.values()):
-        with _control(context) as connection:
-            detail = {**counts, "remark": line.removeprefix("sessions: ")}
-            control.record(connection, "sessions", "removed", detail, migration=control.current(connection), plan_digest=context.plan.digest)
+    with alone(context, write=not context.check) as records:
+        counts = dict(remove(ledger, write=not context.check, user_index=params["user_index"] or None))
+        to = "to be " if context.check else ""
+        line = f"sessions: {counts['removed']} {to}removed, {counts['service']} kept because the service has changed them, {counts['gone']} had ended"
+        if records is not None and (any(counts.values()) or in_store(context, records)):
+            record(context, records, "sessions", "removed", {**counts, "remark": line.removeprefix("sessions: ")})
     return {"changed": any(counts.values()), "counts": counts, "msg": line, "diff": _diff(counts["removed"], 0)}
 
 
@@ -232,9 +240,28 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
         raise MigrationError("sessions_secret_key is missing: it is SECRET_KEY of the monolith; keep it in the vault")
     compare = params["state"] == "compare"
     write = not (context.check or compare)
-    if write:
-        with _control(context) as connection:
-            require_not_rolled_back(context, control.require_open(connection, context.plan.digest))
+    with alone(context, write=write) as records:
+        if records is not None:
+            with driver.database_errors(context.control.place, "reading the record"):
+                migration = control.require_open(records, context.plan.digest)
+            require_not_rolled_back(context, migration)
+        result, note = _carry(context, ledger, options, params, records)
+    counts = result.to_dict()
+    answer: dict[str, Any] = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
+    if compare:
+        answer["differences"] = differences = result.written + result.updated + result.removed + result.service_rows
+        if not context.check:
+            remark = f"{differences:,} of {result.live:,} live sessions differ from the session store"
+            with contextlib.closing(control.connect(context.control)) as records:
+                record(context, records, "sessions compared", "failed" if differences else "passed", {**counts, "remark": remark})
+    before = result.unchanged + result.updated + result.service + result.removed
+    return {**answer, "diff": _diff(before, result.unchanged + result.updated + result.service + result.written)}
+
+
+def _carry(
+    context: Context, ledger: Ledger, options: StoreOptions, params: dict[str, Any], records: driver.Connection | None
+) -> tuple[Result, str]:
+    """Carry the sessions and keep the record of it; without `records` only tell. Return what became of them and a remark."""
     rules = Rules(
         secret_key=params["secret_key"],
         secret_key_fallbacks=tuple(params["secret_key_fallbacks"]),
@@ -260,18 +287,17 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
             with contextlib.ExitStack() as own, contextlib.closing(open_store(options)) as store, _rows(context, params) as rows:
                 yield _users(own, context, params)[0], Ledger(store, ledger.layout, rows=rows)
 
-        result = carry(source, context.source.schema, users, ledger, rules, write=write, place=context.source.place, crew=crew)
-    counts = result.to_dict()
-    if write:
-        _record(context, "sessions", "passed", {**counts, "remark": result.remark, "announcement": TEXT})
-    answer: dict[str, Any] = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
-    if compare:
-        answer["differences"] = differences = result.written + result.updated + result.removed + result.service_rows
-        if not context.check:
-            remark = f"{differences:,} of {result.live:,} live sessions differ from the session store"
-            _record(context, "sessions compared", "failed" if differences else "passed", {**counts, "remark": remark})
-    before = result.unchanged + result.updated + result.service + result.removed
-    return {**answer, "diff": _diff(before, result.unchanged + result.updated + result.service + result.written)}
+        def opening() -> None:
+            """Note that the store is about to be written: a run that is killed must be known to validation and rollback."""
+            if records is not None and not in_store(context, records):
+                record(context, records, "sessions", "begun", {"remark": "carrying has begun and was not told to have ended"})
+
+        result = carry(
+            source, context.source.schema, users, ledger, rules, write=records is not None, place=context.source.place, crew=crew, opening=opening
+        )
+    if records is not None:
+        record(context, records, "sessions", "passed", {**result.to_dict(), "remark": result.remark, "announcement": TEXT})
+    return result, note
 
 
 def _users(stack: contextlib.ExitStack, context: Context, params: dict[str, Any]) -> tuple[Users, str]:
@@ -310,18 +336,6 @@ def _table(context: Context, params: dict[str, Any]) -> str:
     schema, _, name = params["service_table"].rpartition(".")
     target = next(item for item in context.plan.targets if (item.service, item.table) == (entity.service, entity.target))
     return qualified(schema or target.schema, name or "django_session")
-
-
-@contextlib.contextmanager
-def _control(context: Context) -> Iterator[driver.Connection]:
-    with contextlib.closing(control.connect(context.control)) as connection, driver.database_errors(context.control.place, "keeping the record"):
-        yield connection
-
-
-def _record(context: Context, kind: str, outcome: str, detail: dict[str, Any]) -> None:
-    with _control(context) as connection:
-        migration = control.current(connection)
-        control.record(connection, kind, outcome, detail, migration=migration, plan_digest=context.plan.digest)
 
 
 def _diff(before: int, after: int) -> dict[str, str]:

@@ -240,8 +240,11 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         return Next("playbooks/validate.yml", "the last validation could not run")
     if validate.outcome != "passed":
         return Next("playbooks/repair.yml", "the last validation found differences; look at the report, then repair and validate again")
-    if "sessions" not in ours:
+    sessions = ours.get("sessions")
+    if sessions is None or sessions.outcome == "removed":
         return Next("playbooks/sessions.yml", "every row is proven; the live sessions are still in the monolith only")
+    if sessions.outcome != "passed":
+        return Next("playbooks/sessions.yml", "carrying the sessions was begun and not ended; run it again, it goes on where it stopped")
     return Next("playbooks/validate.yml", "every row is proven and the sessions are carried; prove it once more when the monolith has been stopped")
 
 

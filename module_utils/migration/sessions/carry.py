@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import collections
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from .. import driver
 from ..errors import MigrationError
@@ -26,6 +27,8 @@ __all__ = ["Result", "Rules", "carry", "measure", "remove"]
 
 _BYTES_EACH = 420  # key, entry and their overhead in the store, measured; the value comes on top
 _GROWTH = 2  # a session decompressed and pickled, against its signed text
+_BATCH_BYTES = 16 << 20  # of signed text read at once, where sessions are large
+CLOCK_SKEW = 60  # seconds between the clocks of monolith and store
 
 
 def measure(source: driver.Connection, table: str, place: str) -> Size:
@@ -43,14 +46,26 @@ def measure(source: driver.Connection, table: str, place: str) -> Size:
     return Size(now, live, expired, size)
 
 
-def check_room(store: Store, size: Size, *, eviction_allowed: bool, fresh: bool) -> None:
-    """Refuse a store that is too small for the sessions, or that would throw some away when it is full."""
+def check_store(store: Store, size: Size, clock: Callable[[], float], rules: Rules, *, fresh: bool) -> None:
+    """Refuse a store that cannot keep sessions to their end: unfit, in another time, too small, or forgetful when it is full.
+
+    `clock` tells the monolith's time in seconds since 1970.
+    """
+    here = clock()
     rooms = store.rooms()
     need = (size.live * _BYTES_EACH + size.bytes * _GROWTH) // len(rooms) if fresh else 0
     for room in rooms:
+        if unfit := room.unfit(indexed=bool(rules.user_index)):
+            raise MigrationError(f"session store {room.address}: {'; '.join(unfit)}")
+        if room.clock is not None and abs(room.clock - here) > CLOCK_SKEW:
+            early = "ahead of" if room.clock > here else "behind"
+            raise MigrationError(
+                f"session store {room.address}: its clock is {abs(room.clock - here):.0f} s {early} the monolith's, and sessions would end by it;"
+                " set both clocks (NTP) and run playbooks/sessions.yml again"
+            )
         if room.used is None:
             continue
-        if room.maximum and room.policy != "noeviction" and not eviction_allowed:
+        if room.maximum and room.policy != "noeviction" and not rules.eviction_allowed:
             raise MigrationError(
                 f"session store {room.address}: maxmemory-policy is {room.policy}: when it is full it would log users out;"
                 " set it to noeviction, or accept that with sessions_eviction_allowed: true"
@@ -72,10 +87,11 @@ def carry(
     write: bool,
     place: str = "source",
     crew: Crew | None = None,
+    opening: Callable[[], None] = lambda: None,
 ) -> Result:
     """Write every live session of the source to the store, or tell what would be written; `source` is used in one snapshot.
 
-    With a `crew` many sessions are decoded and written by `rules.workers` processes.
+    With a `crew` many sessions are decoded and written by `rules.workers` processes. `opening` is called before the first write.
     """
     if min(rules.batch, rules.workers) < 1:
         raise MigrationError("sessions_batch and sessions_workers must be 1 or more")
@@ -86,15 +102,19 @@ def carry(
     source.set_session(isolation_level="REPEATABLE READ", readonly=True)
     size = measure(source, table, place)
     begun = ledger.begun()
-    check_room(ledger.store, size, eviction_allowed=rules.eviction_allowed, fresh=not begun)
+    check_store(ledger.store, size, lambda: float(driver.scalar(source, "SELECT extract(epoch FROM clock_timestamp())")), rules, fresh=not begun)
+    if size.live:
+        rules = replace(rules, batch=max(1, min(rules.batch, _BATCH_BYTES * size.live // max(1, size.bytes))))
     if begun and not size.live and rules.ended == "remove" and next(ledger.entries(), None):
         raise MigrationError(
             f"{place}: django_session has no live session, yet the store has carried ones: removing them would log everybody out;"
             " if that is meant use -e sessions_state=absent, else -e sessions_ended=keep"
         )
     require_genuine(source, table, place, ledger, rules, live=size.live, begun=begun)
-    if write and not begun:
-        ledger.begin()
+    if write:
+        opening()
+        if not begun:
+            ledger.begin()
     tally = Tally()
     with Seen(ledger.layout.key_prefix) as seen:
         follow = begun and rules.ended == "remove"
@@ -124,10 +144,12 @@ def remove(ledger: Ledger, *, write: bool = True, user_index: str | None = None)
     if not ledger.begun():
         return {"removed": 0, "service": 0, "gone": 0}
     for entries in ledger.entries():
-        said = ledger.remove([entry.session_key for entry in entries], write=write, forget=True)
-        counts.update(bytes([character]) for character in said)
-        if user_index and write:
+        session_keys = [entry.session_key for entry in entries]
+        if user_index and write:  # first: without its entry nobody knows whose set a session is in
+            said = ledger.remove(session_keys, write=False, forget=True)
             unindex(ledger, user_index, [(entry.user, entry.session_key) for entry, code in zip(entries, said, strict=True) if code != scripts.KEPT[0]])
+        said = ledger.remove(session_keys, write=write, forget=True)
+        counts.update(bytes([character]) for character in said)
     if write:
         ledger.end()
     return {"removed": counts[scripts.REMOVED], "service": counts[scripts.KEPT], "gone": counts[scripts.GONE]}
