@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -174,8 +175,8 @@ def test_a_check_leaves_the_services_table_alone(world: World) -> None:
 
 
 def test_a_full_disk_under_the_keys_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: open("/dev/full", "r+b", **options))
-    with pytest.raises(MigrationError, match="is full.*TMPDIR"), Seen("x") as seen:
+    monkeypatch.setattr(tempfile, "TemporaryFile", functools.partial(open, "/dev/full", "r+b"))
+    with pytest.raises(MigrationError, match=r"is full.*TMPDIR"), Seen("x") as seen:
         list(seen.noting([[("the same key", "", 0)] * 256]))
 
 

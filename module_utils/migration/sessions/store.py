@@ -199,7 +199,9 @@ class Store:
         """Return what each writable server is, the memory that it uses and may use, and its clock."""
         found = []
         with self.errors("asking what it is"):
-            nodes = [(str(node.name), self.client.get_redis_connection(node)) for node in self.client.get_primaries()] if self.clustered else [(self._address(), self.client)]
+            nodes = [(self._address(), self.client)]
+            if self.clustered:
+                nodes = [(str(node.name), self.client.get_redis_connection(node)) for node in self.client.get_primaries()]
             for address, node in nodes:
                 seconds, micros = node.time()
                 try:
