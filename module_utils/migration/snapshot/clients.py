@@ -168,10 +168,14 @@ def run(argv: Sequence[str], way: Access, place: str, doing: str, *, tolerated: 
 
     A client that could do everything but the one statement `tolerated` has done its work.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = subprocess.Popen(
-            list(argv), env=dict(way.env), stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=way.descriptors, preexec_fn=_die_with_parent
-        )
+    with contextlib.ExitStack() as stack:
+        try:
+            out, err = stack.enter_context(tempfile.TemporaryFile()), stack.enter_context(tempfile.TemporaryFile())
+            child = subprocess.Popen(
+                list(argv), env=dict(way.env), stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=way.descriptors, preexec_fn=_die_with_parent
+            )
+        except OSError as exc:  # a full /tmp, a program that is gone
+            raise MigrationError(f"{place}: {doing} cannot be started: {exc.strerror}: {exc.filename or tempfile.gettempdir()}") from exc
         try:
             status = child.wait()
         except BaseException:

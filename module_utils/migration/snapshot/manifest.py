@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,12 @@ def checksum(path: Path) -> str:
 
 def list_files(folder: Path) -> tuple[File, ...]:
     """Return every file below the folder with its size and checksum, the manifest left out."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-    return tuple(File(str(path.relative_to(folder)), path.stat().st_size, checksum(path)) for path in found)
+    return tuple(File(str(path.relative_to(folder)), path.stat().st_size, checksum(path)) for path in _paths(folder))
+
+
+def _paths(folder: Path) -> list[Path]:
+    found = (Path(place) / name for place, _, names in os.walk(folder, followlinks=True) for name in names)
+    return sorted(path for path in found if path != folder / NAME)
 
 
 def write(folder: Path, manifest: Manifest) -> None:
@@ -136,21 +141,37 @@ def write(folder: Path, manifest: Manifest) -> None:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _legible(folder: Path) -> Iterator[None]:
+    """Turn an error of the file system into a MigrationError."""
+    try:
+        yield
+    except OSError as exc:
+        raise MigrationError(f"{exc.filename or folder}: {exc.strerror}; run this with the account that took the snapshot, on a disk that can be read") from exc
+
+
 def read(folder: Path, digest: str | None) -> Manifest:
     """Return the manifest of a finished snapshot; `digest` is the one on record, MigrationError when it is another."""
     path = folder / NAME
-    if not folder.is_dir():
-        raise MigrationError(f"the snapshot {folder} is not on this runner; run this on the runner that took it, or put the folder back")
-    if not path.is_file():
-        raise MigrationError(f"{path} is missing; put it back from the migration's artifacts (snapshot-manifest.json, the same file)")
-    manifest = Manifest.from_json(path.read_text(encoding="utf-8"), str(path))
+    with _legible(folder):
+        if not folder.is_dir():
+            raise MigrationError(f"the snapshot {folder} is not on this runner; run this on the runner that took it, or put the folder back")
+        if not path.is_file():
+            raise MigrationError(f"{path} is missing; put it back from the migration's artifacts (snapshot-manifest.json, the same file)")
+        text = path.read_bytes().decode(errors="replace")
+    manifest = Manifest.from_json(text, str(path))
     if digest is not None and manifest.digest != digest:
         raise MigrationError(f"{path} was changed since the snapshot was taken (its sha256 is not the one on record); put the original back from the artifacts")
     return manifest
 
 
 def check_files(folder: Path, manifest: Manifest, prefix: str = "") -> None:
-    """Compare the files (those whose path starts with `prefix`) with the manifest; MigrationError that names the first wrong one."""
+    """Compare the files (those whose path starts with `prefix`) with the manifest; MigrationError that names the first wrong, missing or added one."""
+    with _legible(folder):
+        _compare(folder, manifest, prefix)
+
+
+def _compare(folder: Path, manifest: Manifest, prefix: str) -> None:
     advice = "bring the file back from a copy; this snapshot cannot be restored as it is"
     for item in manifest.files:
         if not item.path.startswith(prefix):
@@ -163,3 +184,8 @@ def check_files(folder: Path, manifest: Manifest, prefix: str = "") -> None:
             raise MigrationError(f"{path} has {size} bytes, the manifest says {item.size}: it was cut or changed; {advice}")
         if checksum(path) != item.sha256:
             raise MigrationError(f"{path} was changed since the snapshot was taken (sha256 differs); {advice}")
+    listed = {item.path for item in manifest.files}
+    for path in _paths(folder):  # pg_restore reads 42.dat rather than 42.dat.gz where there are both
+        relative = str(path.relative_to(folder))
+        if relative.startswith(prefix) and relative not in listed:
+            raise MigrationError(f"{path} is not in the manifest: it was put there after the snapshot was taken; move it out of the folder")

@@ -217,10 +217,12 @@ def _only_a_copy(connection: driver.Connection, suffix: str) -> None:
 
 def _drop(scratch: Context, options: RehearseOptions) -> None:
     """Drop the copies, what rollbacks made of them, and their snapshots, which hold personal data; the control database, which knows them, last."""
-    run_ids = _run_ids(scratch, options)
-    for run_id in run_ids:
-        for folder in options.root.glob(f"{run_id}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+    walked = _walked(scratch, options)
+    run_ids = [run_id for run_id, _ in walked]
+    for run_id, snapshot in walked:
+        for root in {options.root, *([Path(snapshot).parent] if snapshot else [])}:
+            for folder in root.glob(f"{run_id}*"):
+                shutil.rmtree(folder, ignore_errors=True)
     for endpoint in (*scratch.targets.values(), scratch.control):
         own = {database.derived(name, what, run_id) for name in (endpoint.dbname, scratch.source.dbname) for what in _MADE for run_id in run_ids}
         with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
@@ -229,12 +231,12 @@ def _drop(scratch: Context, options: RehearseOptions) -> None:
             database.drop(endpoint, options.restore.maintenance_db, name)
 
 
-def _run_ids(scratch: Context, options: RehearseOptions) -> list[str]:
-    """Return the migrations of the last rehearsal, from its own control database."""
+def _walked(scratch: Context, options: RehearseOptions) -> list[tuple[str, str | None]]:
+    """Return the migrations of the last rehearsal and where their snapshots are, from its own control database."""
     with contextlib.closing(database.admin(scratch.control, options.restore.maintenance_db)) as connection:
         if not database.exists(connection, scratch.control.dbname):
             return []
     with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
         if driver.scalar(records, "SELECT to_regclass('migration.migrations')") is None:
             return []
-        return control.run_ids(records)
+        return [(str(run_id), snapshot) for run_id, snapshot in driver.rows(records, "SELECT run_id, snapshot FROM migration.migrations")]

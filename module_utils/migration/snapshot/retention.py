@@ -39,8 +39,11 @@ class Stored:
     taken_at: datetime
 
 
-def stored(root: Path, fingerprint: str) -> list[Stored]:
-    """Return the environment's finished snapshots, newest first; a folder whose manifest cannot be read is not one."""
+def stored(root: Path, fingerprint: str, databases: Collection[tuple[str, str]]) -> list[Stored]:
+    """Return the finished snapshots of these databases (inventory host, name), newest first; a folder whose manifest cannot be read is not one.
+
+    A rehearsal's copies have other names, so neither retires the snapshots of the other.
+    """
     found = []
     for folder in root.iterdir() if root.is_dir() else ():
         if PARTIAL in folder.name or not (folder / manifest.NAME).is_file():
@@ -49,7 +52,8 @@ def stored(root: Path, fingerprint: str) -> list[Stored]:
             read = manifest.read(folder, None)
         except MigrationError:
             continue
-        if read.fingerprint == fingerprint and read.run_id == folder.name:
+        same = {(item.name, item.dbname) for item in read.databases} == set(databases)
+        if same and read.fingerprint == fingerprint and read.run_id == folder.name:
             taken = min(_moment(item.taken_at) for item in read.databases)
             found.append(Stored(folder, read.run_id, taken))
     return sorted(found, key=lambda item: item.taken_at, reverse=True)

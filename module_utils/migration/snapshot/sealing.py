@@ -58,7 +58,11 @@ def opened(folder: Path, name: str, sealing: Sealing, tool: str) -> Iterator[Pat
     packed = folder / f"{name}.tar.{tool}"
     if tool == "age" and not sealing.identity:
         raise MigrationError(f"{packed} is encrypted; name the file with the private key in snapshot_identity")
-    with retention.passing(folder.parent) as place:
+    with contextlib.ExitStack() as stack:
+        try:
+            place = stack.enter_context(retention.passing(folder.parent))
+        except OSError as exc:
+            raise MigrationError(f"{folder.parent}: {exc.strerror}; the dump of {name} is decrypted into a folder there") from exc
         decrypt = [clients.tool("age"), "--decrypt", "--identity", str(sealing.identity)] if tool == "age" else [*_gpg(sealing), "--decrypt"]
         _pipe([*decrypt, str(packed)], [clients.tool("tar"), "--extract", "--directory", str(place)], f"decrypting the dump of {name}")
         yield place / name

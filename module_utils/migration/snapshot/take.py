@@ -90,6 +90,8 @@ def _take(context: Context, options: TakeOptions, records: driver.Connection, mi
         changed = True
     pinned = recorded_digest(records, migration) if migration.snapshot else None
     read = manifest.read(final, pinned)
+    if (read.run_id, read.fingerprint) != (migration.run_id, context.plan.fingerprint):
+        raise MigrationError(f"{final} holds the snapshot of migration {read.run_id}, not of {migration.run_id}; move it away and run this again")
     manifest.check_files(final, read)
     if options.proof and not _is_proven(records, migration, read):
         _prove(context, options, records, migration, read, final)
@@ -287,11 +289,14 @@ def source_proof_place(context: Context, proof_server: Endpoint | None) -> Endpo
 
 
 def _retire(context: Context, options: TakeOptions, migration: Migration) -> tuple[str, ...]:
-    found = retention.stored(options.root, context.plan.fingerprint)
+    found = retention.stored(options.root, context.plan.fingerprint, {(item.name, item.dbname) for _, item in sides(context)})
     expired = retention.expired(found, options.keeping, {migration.run_id}, datetime.now(UTC))
     for item in expired:
         doomed = item.folder.with_name(f"{item.run_id}{retention.PARTIAL}retired")
-        os.rename(item.folder, doomed)
+        try:
+            os.rename(item.folder, doomed)
+        except OSError as exc:
+            raise MigrationError(f"{item.folder} is to go by snapshot_keep_count and snapshot_keep_days: {exc.strerror}; the new snapshot is whole") from exc
         retention.remove_partial(options.root, item.run_id)
     return tuple(str(item.folder) for item in expired)
 
