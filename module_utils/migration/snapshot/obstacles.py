@@ -12,20 +12,51 @@ from .. import driver
 from ..driver import Endpoint
 from . import database
 
+# What pg_restore gives an owner again; an extension's members have the owner of whoever makes the extension.
 _OWNERS = """
 SELECT DISTINCT pg_get_userbyid(owner) FROM (
-    SELECT nspowner AS owner FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
-    UNION SELECT relowner FROM pg_class WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)'
-    UNION SELECT proowner FROM pg_proc p WHERE pronamespace::regnamespace::text !~ '^(pg_|information_schema)'
-        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-    UNION SELECT lomowner FROM pg_largeobject_metadata
-) AS owners
-WHERE owner NOT IN (SELECT nspowner FROM pg_namespace WHERE nspname = 'public')
+    SELECT 'pg_namespace'::regclass AS kind, oid, nspname AS space, nspowner AS owner FROM pg_namespace
+    UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace::regnamespace::text, relowner FROM pg_class
+    UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace::regnamespace::text, proowner FROM pg_proc
+    UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace::regnamespace::text, typowner FROM pg_type
+    UNION ALL SELECT 'pg_largeobject_metadata'::regclass, oid, '', lomowner FROM pg_largeobject_metadata
+    UNION ALL SELECT 'pg_publication'::regclass, oid, '', pubowner FROM pg_publication
+    UNION ALL SELECT 'pg_default_acl'::regclass, oid, '', defaclrole FROM pg_default_acl
+) AS things
+WHERE space !~ '^(pg_|information_schema$)' AND owner NOT IN (SELECT nspowner FROM pg_namespace WHERE nspname = 'public')
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = kind AND d.objid = things.oid AND d.deptype = 'e')
 """
 
 _TABLESPACES = """
 SELECT quote_ident(spcname) FROM pg_tablespace t JOIN pg_database d ON d.dattablespace = t.oid
 WHERE d.datname = %s AND spcname <> 'pg_default' AND NOT has_tablespace_privilege(t.oid, 'CREATE')
+"""
+
+# Tables and indexes in a tablespace of their own are made by the role that the restore acts as.
+_OBJECTS_TABLESPACES = """
+SELECT DISTINCT quote_ident(spcname) FROM pg_tablespace t JOIN pg_class c ON c.reltablespace = t.oid
+WHERE c.relnamespace::regnamespace::text !~ '^pg_' AND NOT has_tablespace_privilege(%s, t.oid, 'CREATE') ORDER BY 1
+"""
+
+# A setting that nobody knows (of an extension that is not loaded, or of the service's own) is a superuser's to give, too.
+_SETTINGS = """
+SELECT name FROM unnest(%s::text[]) AS given (name) LEFT JOIN pg_settings AS known USING (name)
+WHERE (known.context IS NULL OR known.context IN ('superuser', 'superuser-backend')) AND NOT {granted} ORDER BY 1
+"""
+
+_SUPERUSERS = """
+SELECT what FROM (VALUES
+    ('publications FOR ALL TABLES', EXISTS (SELECT FROM pg_publication WHERE puballtables)),
+    ('event triggers', EXISTS (SELECT FROM pg_event_trigger e WHERE NOT EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e'))),
+    ('subscriptions', EXISTS (SELECT FROM pg_subscription s JOIN pg_database b ON b.oid = s.subdbid WHERE b.datname = current_database())),
+    ('foreign data wrappers', EXISTS (SELECT FROM pg_foreign_data_wrapper f WHERE NOT EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_foreign_data_wrapper'::regclass AND d.objid = f.oid AND d.deptype = 'e'))),
+    ('functions in untrusted languages', EXISTS (
+        SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE NOT l.lanpltrusted AND l.lanname <> 'sql'
+        AND p.pronamespace::regnamespace::text !~ '^(pg_|information_schema$)'
+        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')))
+) AS things (what, there) WHERE there
 """
 
 
@@ -67,9 +98,17 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
             lines.append(f"the role {user} may not end others' sessions; GRANT pg_signal_backend TO {user}")
         spaces = driver.rows(connection, _TABLESPACES, (endpoint.dbname,))
         lines += [f"the role {user} may not use the tablespace {name}; GRANT CREATE ON TABLESPACE {name} TO {user}" for (name,) in spaces]
-        others = sorted({item.role for item in database.read(connection, endpoint.dbname).settings} - {"", user})
+        settings = database.read(connection, endpoint.dbname).settings
+        others = sorted({item.role for item in settings} - {"", user})
         if others:
             lines.append(f"the database has settings for {', '.join(others)}, which only a superuser can give again; ALTER ROLE ... IN DATABASE ... RESET ALL")
+        granted = "has_parameter_privilege(name, 'SET')" if connection.server_version >= 150000 else "false"
+        beyond = [name for (name,) in driver.rows(connection, _SETTINGS.format(granted=granted), ([item.name for item in settings if not item.role],))]
+        if beyond:
+            lines.append(
+                f"the database has the settings {', '.join(beyond)}, which only a superuser can give again; GRANT SET ON PARAMETER ... TO {user}"
+                " (PostgreSQL 15 and newer), or ALTER DATABASE ... RESET them"
+            )
     with contextlib.closing(_login(endpoint)) as connection, driver.database_errors(endpoint.place, "looking at rights"):
         beyond = [name for name in owners(connection) if not driver.scalar(connection, "SELECT pg_has_role(current_user, %s, 'MEMBER')", (name,))]
         if beyond:
@@ -82,8 +121,11 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
         if untrusted:
             names = ", ".join(name for (name,) in untrusted)
             lines.append(f"only a superuser can make the extensions {names} again; have a superuser roll back, or use rollback_scope=data")
-        if driver.scalar(connection, "SELECT EXISTS (SELECT FROM pg_publication WHERE puballtables) OR EXISTS (SELECT FROM pg_event_trigger)"):
-            lines.append("only a superuser can make event triggers and publications FOR ALL TABLES again; drop them meanwhile")
+        if things := ", ".join(what for (what,) in driver.rows(connection, _SUPERUSERS)):
+            lines.append(f"only a superuser can make its {things} again; drop them meanwhile, have a superuser roll back, or use rollback_scope=data")
+        acting = acting_role(endpoint) or user
+        spaces = driver.rows(connection, _OBJECTS_TABLESPACES, (acting,))
+        lines += [f"the role {acting} may not use the tablespace {name} of tables; GRANT CREATE ON TABLESPACE {name} TO {acting}" for (name,) in spaces]
     return lines
 
 
