@@ -160,7 +160,9 @@ def dump(
                     "pg_dump",
                 )
                 roles = _dump_roles(folder / f"{endpoint.name}.roles.sql", endpoint, chosen, way)
-        except BaseException:
+        except BaseException as exc:
+            if (first := digesting.error) is not None:  # its snapshot has gone with it, which is all that pg_dump can tell
+                raise first from exc
             connection.cancel()
             digesting.join()
             raise
@@ -216,20 +218,20 @@ class _Digesting(threading.Thread):
         self._place = place
         self._tick = tick
         self._content: table_digest.Content | None = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             with driver.database_errors(self._place, "digesting the tables"):
                 self._content = table_digest.read(self._connection, self._tick)
         except BaseException as exc:
-            self._error = exc
+            self.error = exc
 
     def result(self) -> table_digest.Content:
         """Wait for the content."""
         self.join()
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         if self._content is None:
             raise MigrationError(f"{self._place}: the tables were not digested; run this again")
         return self._content

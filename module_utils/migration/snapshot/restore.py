@@ -105,7 +105,7 @@ def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: R
 
 def property_differences(wanted: database.Properties, found: database.Properties) -> list[str]:
     """Return which properties of the database itself are different."""
-    names = ("owner", "encoding", "provider", "collate", "ctype", "locale", "tablespace", "connection_limit", "comment", "grants", "settings")
+    names = ("owner", "encoding", "provider", "collate", "ctype", "locale", "icu_rules", "tablespace", "connection_limit", "comment", "grants", "settings")
     return [f"the database's {name} differs" for name in names if getattr(wanted, name) != getattr(found, name)]
 
 
@@ -136,12 +136,13 @@ def _clients(endpoint: Endpoint, dumped: Dumped, options: RestoreOptions) -> tup
 
 
 def proven_copy(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions) -> None:
-    """Make sure that `dbname` is a proven copy; what a killed attempt left is proven or made anew."""
+    """Make sure that `dbname` is a proven copy with statistics for its planner; what a killed attempt left is proven or made anew."""
     with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
         left_over = database.exists(connection, dbname)
     if left_over:
         with contextlib.suppress(MigrationError):
             if not prove(endpoint, dumped, folder, dbname, options):
+                _analyze(endpoint, dbname)
                 return
         database.drop(endpoint, options.maintenance_db, dbname)
     restore(endpoint, dumped, folder, dbname, options)
@@ -151,3 +152,11 @@ def proven_copy(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, o
             f"{endpoint.place}: the copy restored as {dbname} is not what the manifest says: {table_digest.in_words(lines)};"
             " the service is untouched; look at the copy, then drop it and run playbooks/rollback.yml again"
         )
+    _analyze(endpoint, dbname)
+
+
+def _analyze(endpoint: Endpoint, dbname: str) -> None:
+    """Give the planner what a dump does not hold; tables of other owners wait for autovacuum."""
+    connection = driver.connect(replace(endpoint, dbname=dbname), application_name=database.APPLICATION_NAME, autocommit=True)
+    with contextlib.closing(connection), driver.database_errors(endpoint.place, f"analyzing {dbname}"):
+        driver.rows(connection, "ANALYZE")

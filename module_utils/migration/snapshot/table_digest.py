@@ -4,7 +4,8 @@
 """What is in a database: a row count and a content digest for each table, taken in one snapshot.
 
 The digest of a table is the sum of two 64-bit lanes of sha256 over each row's text, so it does not depend on the order of
-the rows and needs no sort; the text is written with the pinned settings of driver.PINNED.
+the rows and needs no sort; the text is written with the pinned settings of driver.PINNED, in the database's own encoding
+(a copy has the same; SQL_ASCII has bytes that are no text in any other).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass A
 ORDER BY 1, 2
 """
 _SEQUENCES = """
-SELECT schemaname, sequencename, coalesce(last_value, start_value - increment_by), increment_by FROM pg_sequences
+SELECT schemaname, sequencename, coalesce(last_value, start_value::numeric - increment_by), increment_by FROM pg_sequences
 WHERE schemaname !~ '^pg_' ORDER BY 1, 2
 """
 
@@ -92,7 +93,7 @@ def digest_sql(text: str, source: str) -> str:
 
 def table_sql(schema: str, table: str) -> str:
     """Return the SELECT that counts and digests a table's own rows."""
-    return digest_sql("convert_to(ROW(src.*)::text, 'UTF8')", f"ONLY {qualified(schema, table)} AS src")
+    return digest_sql("convert_to(ROW(src.*)::text, getdatabaseencoding())", f"ONLY {qualified(schema, table)} AS src")
 
 
 def tables(connection: driver.Connection) -> list[tuple[str, str, bool]]:
