@@ -15,9 +15,8 @@ from ansible.module_utils.migration.snapshot import clients, database, retention
 from ansible.module_utils.migration.snapshot.clients import Clients
 from ansible.module_utils.migration.snapshot.database import Grant, Properties, Setting
 from ansible.module_utils.migration.snapshot.dump import make_folder
-from ansible.module_utils.migration.snapshot.native import Unaccounted
+from ansible.module_utils.migration.snapshot.native import Unaccounted, refuse_strangers
 from ansible.module_utils.migration.snapshot.retention import Keeping, Stored
-from ansible.module_utils.migration.snapshot.rollback import refuse_strangers
 from ansible.module_utils.migration.snapshot.table_digest import Content, SequenceState, TableDigest, differences
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -191,3 +190,5 @@ def test_rows_of_others_need_their_own_number() -> None:
     refuse_strangers([Unaccounted("s.t", 3, 0)], 3)
     with pytest.raises(MigrationError, match=r"3 rows that are neither.*\(3 in s\.t\).*rollback_discard_rows=3"):
         refuse_strangers([Unaccounted("s.t", 3, 0)], 2)
+    with pytest.raises(MigrationError, match=r"3 rows .*; this run has another plan than the migration, whose rows it cannot tell"):
+        refuse_strangers([Unaccounted("s.t", 3, 0)], 2, same_plan=False)

@@ -75,7 +75,7 @@ ONE = (
 DATA = (
     Kill("when the transfer is shut out", removal, "_shut_out_transfer", 1, True),
     Kill("with the ids of two tables loaded", removal, "_load_ids", 2, True),
-    Kill("before the ledger of the first service is renamed", removal, "kept_schema", 2, False),
+    Kill("before the ledger of the first service is renamed", removal, "kept_schema", 4, False),
     Kill("after the first service", removal, "remove", 1, True, (WITHOUT_ROWS, AS_BEFORE)),
     Kill("after the second service", removal, "remove", 2, True, BOTH_WITHOUT),
     Kill("before the migration is closed", control, "close", 1, False, BOTH_WITHOUT),

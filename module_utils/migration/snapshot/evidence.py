@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tells what a migration did outlives its rollback: ledger and id map of each service as CSV beside the snapshot."""
+"""What tells what a migration did outlives its rollback: ledger and id map of each service as CSV beside the snapshot, which is held against its record."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import contextlib
 import os
 from pathlib import Path
 
-from .. import driver
+from .. import control, driver
+from ..context import Context
 from ..control import Migration
 from ..driver import Endpoint
 from ..errors import MigrationError
 from ..plan import BOOKKEEPING
 from ..quote import qualified
-from . import database
+from . import database, manifest, take
+from .manifest import Manifest
 
 EVIDENCE = ("id_map", "chunks", "rejects", "epochs", "pin")
 
@@ -46,3 +48,24 @@ def export_evidence(endpoint: Endpoint, folder: Path) -> list[Path]:
                 raise MigrationError(f"archiving {table} of {endpoint.name} in {folder}: {exc.strerror}; the service is as before") from exc
             files.append(path)
     return files
+
+
+def verified(context: Context, records: driver.Connection, migration: Migration) -> Manifest:
+    """Return the manifest of the migration's snapshot after its targets' files were compared with it."""
+    folder = Path(str(migration.snapshot))
+    runner = next((item.detail.get("runner") for item in control.history(records, kind=take.KIND, migration=migration) if item.outcome == "passed"), "")
+    try:
+        read = manifest.read(folder, take.recorded_digest(records, migration))
+        for service in context.plan.services:
+            manifest.check_files(folder, read, service)
+    except MigrationError as exc:
+        raise MigrationError(f"{exc} (taken on runner {runner}; this run has changed nothing; -e rollback_scope=data needs no dump)") from exc
+    return read
+
+
+def readable(records: driver.Connection, migration: Migration) -> Manifest | None:
+    """Return the manifest of the migration's snapshot, or None when it is lost: what was dumped is not needed to remove rows."""
+    try:
+        return manifest.read(Path(str(migration.snapshot)), take.recorded_digest(records, migration))
+    except MigrationError:
+        return None

@@ -45,6 +45,14 @@ def standing(connection: driver.Connection, dbname: str) -> list[str]:
     )
     if beyond:
         lines.append(f"{beyond} sessions of a superuser are in {dbname}, which an ordinary role cannot end; have them closed")
+    others = driver.scalar(
+        connection,
+        "SELECT count(*) FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid WHERE a.datname = %s AND NOT r.rolsuper AND a.pid <> pg_backend_pid()"
+        " AND NOT pg_has_role(current_user, a.usesysid, 'USAGE') AND NOT pg_has_role(current_user, 'pg_signal_backend', 'USAGE')",
+        (dbname,),
+    )
+    if others:
+        lines.append(f"{others} sessions of other roles are in {dbname}, which the role may not end; GRANT pg_signal_backend TO it, or have them closed")
     prepared = driver.scalar(connection, "SELECT count(*) FROM pg_prepared_xacts WHERE database = %s", (dbname,))
     if prepared:
         lines.append(f"{prepared} prepared transactions are open in {dbname}; COMMIT PREPARED or ROLLBACK PREPARED them")
@@ -59,6 +67,12 @@ def standing(connection: driver.Connection, dbname: str) -> list[str]:
     return lines
 
 
+def slots(connection: driver.Connection, dbname: str) -> list[str]:
+    """Return the logical replication slots of a database; they go with it when it gets another name, and keep its server's WAL until they are dropped."""
+    found = driver.rows(connection, "SELECT slot_name::text FROM pg_replication_slots WHERE database = %s AND NOT temporary ORDER BY 1", (dbname,))
+    return [name for (name,) in found]
+
+
 def exchange(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept: str, reason: str) -> tuple[Ended, ...]:
     """Rename `live` to `kept` and `fresh` to `live` at once; return whose sessions were ended."""
     with contextlib.closing(database.admin(endpoint, maintenance_db)) as ender, driver.database_errors(endpoint.place, "exchanging names"):
@@ -67,13 +81,14 @@ def exchange(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kep
             raise MigrationError(f"{endpoint.place}: {live} cannot be exchanged: {'; '.join(lines)}; the service is as before, then run this again")
         who = _who(ender, live)
         _say_in_log(ender, f"edulink-migration: {reason}: ending {sum(item.sessions for item in who)} sessions of {live} to exchange it with {fresh}")
-        for attempt in range(TRIES):
-            if _rename(endpoint, maintenance_db, live, fresh, kept, ender, last=attempt == TRIES - 1):
+        for _ in range(TRIES):
+            if _rename(endpoint, maintenance_db, live, fresh, kept, ender):
                 return who
-    raise AssertionError("unreachable")
+        lines = [*standing(ender, live), *standing(ender, fresh)] or ["sessions come faster than they can be ended; stop what connects to it"]
+        raise MigrationError(f"{endpoint.place}: {live} could not be exchanged: {'; '.join(lines)}; the service is as before, then run this again")
 
 
-def _rename(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept: str, ender: driver.Connection, *, last: bool) -> bool:
+def _rename(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept: str, ender: driver.Connection) -> bool:
     """Try once; False when sessions were still there."""
     stop = threading.Event()
     failed: list[BaseException] = []
@@ -89,7 +104,7 @@ def _rename(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept
         except Exception as exc:
             if failed:
                 raise failed[0] from exc
-            if last or getattr(exc, "pgcode", None) not in (_OBJECT_IN_USE, "55P03"):
+            if getattr(exc, "pgcode", None) not in (_OBJECT_IN_USE, "55P03"):
                 raise
             return False
         finally:
@@ -97,14 +112,17 @@ def _rename(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept
             ending.join()
 
 
+# Whoever has a role: clients, readers of a logical slot, background workers. What kind a session is (backend_type) only pg_read_all_stats may see.
+_SESSIONS = "FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid WHERE a.datname = ANY(%s) AND a.pid <> pg_backend_pid()"
+
+
 def _end_sessions(ender: driver.Connection, names: tuple[str, ...], stop: threading.Event, failed: list[BaseException]) -> None:
-    """End the sessions in the databases again and again until told to stop."""
+    """End the sessions in the databases again and again until told to stop; a superuser's are left to standing() to name."""
     while not stop.is_set():
         try:
             driver.rows(
                 ender,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s) AND backend_type = 'client backend'"
-                " AND pid <> pg_backend_pid()",
+                f"SELECT pg_terminate_backend(a.pid) {_SESSIONS} AND (NOT r.rolsuper OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user))",
                 (list(names),),
             )
         except Exception as exc:
@@ -116,9 +134,8 @@ def _end_sessions(ender: driver.Connection, names: tuple[str, ...], stop: thread
 def _who(connection: driver.Connection, dbname: str) -> tuple[Ended, ...]:
     found = driver.rows(
         connection,
-        "SELECT usename, coalesce(application_name, ''), count(*) FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend'"
-        " GROUP BY 1, 2 ORDER BY 1, 2",
-        (dbname,),
+        f"SELECT a.usename, coalesce(a.application_name, ''), count(*) {_SESSIONS} GROUP BY 1, 2 ORDER BY 1, 2",
+        ([dbname],),
     )
     return tuple(Ended(*row) for row in found)
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 from .. import driver
 from ..context import Context
 from ..driver import Endpoint
+from ..errors import MigrationError
 from ..plan import BOOKKEEPING, Part, Target
 from ..quote import ident, qualified
 from . import database, table_digest
@@ -58,9 +59,21 @@ def unaccounted(context: Context, service: str, plan_time: str, dumped: Dumped, 
     return found
 
 
+def written_since(
+    context: Context, service: str, kept: str, live: str, plan_time: str, dumped: Dumped, before: Sequence[Unaccounted]
+) -> dict[str, int]:
+    """Return, by table, how many rows the database that is `kept` now holds beyond those that were found `before`."""
+    endpoint = replace(context.targets[service], dbname=kept)
+    found = unaccounted(replace(context, targets={**context.targets, service: endpoint}), service, plan_time, dumped, live)
+    known = {item.table: item.rows for item in before}
+    return {item.table: item.rows - known.get(item.table, 0) for item in found if item.rows > known.get(item.table, 0)}
+
+
 def _strangers(
     context: Context, source: driver.Connection, target: driver.Connection, item: Target, endpoint: Endpoint, restored: str | None, before: int
 ) -> Unaccounted:
+    if driver.scalar(target, f"SELECT NOT EXISTS (SELECT FROM {item.qualified})"):
+        return Unaccounted(item.name, 0, 0)
     schema = context.source.schema
     column = f"encode(uuid_send({ident(item.id_column)}), 'hex')"
     if _set(target, f"SELECT {column} AS h FROM {item.qualified}") == _set(source, " UNION ALL ".join(_ids(part, schema) for part in item.parts)):
@@ -136,3 +149,20 @@ def count_rows(endpoint: Endpoint, tables: list[tuple[str, str]]) -> int:
     with contextlib.closing(connection), driver.database_errors(endpoint.place, "counting rows"):
         there = [name for name in (qualified(*table) for table in tables) if driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is not None]
         return sum(int(driver.scalar(connection, f"SELECT count(*) FROM {name}")) for name in there)
+
+
+def refuse_strangers(found: Sequence[Unaccounted], allowed: int, *, same_plan: bool = True) -> None:
+    """MigrationError when more rows would be left behind than the operator has agreed to."""
+    rows = sum(item.rows for item in found)
+    if rows <= allowed:
+        return
+    where = ", ".join(f"{item.rows:,} in {item.table}" for item in found)
+    computed = sum(item.computed for item in found)
+    gone = f"; {computed:,} of them look migrated from source rows that are gone since" if computed else ""
+    if not same_plan:  # which rows were migrated is only known to the plan that carried them
+        gone = "; this run has another plan than the migration, whose rows it cannot tell: check out the mappings and the namespace that it was made with"
+    raise MigrationError(
+        f"the services hold {rows:,} rows that are neither in the snapshot nor migrated ({where}{gone}): somebody has been using them, and the"
+        " restored databases would not have these rows (they stay in the kept ones); this run has changed nothing. To leave the rows behind run again"
+        f" with -e rollback_discard_rows={rows}, to keep them with -e rollback_scope=data"
+    )

@@ -15,6 +15,7 @@ from ..context import Context
 from ..control import Migration
 from ..driver import Endpoint
 from ..errors import MigrationError
+from ..lending import lent_indexes
 from ..plan import BOOKKEEPING, Target
 from ..quote import ident, literal
 from . import database
@@ -49,21 +50,19 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
         driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
         with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
         mapped = [item for item in context.plan.of(service) if not item.bookkeeping]
-        lent = _lend_indexes(target, mapped)
         ordered = children_first(target, mapped)
-        for number, item in enumerate(ordered):
-            if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
-                continue
-            _load_ids(context, source, target, item, with_map)
-            driver.rows(target, f"ANALYZE {_IDS}")
-            _refuse_referrers(target, endpoint, item, ordered[number + 1 :])
-            with target.cursor() as cursor:
-                identity = f"row.{ident(item.id_column)}"
-                cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE {identity} = ours.id")
-                removed[item.name] = cursor.rowcount
-            driver.rows(target, f"TRUNCATE {_IDS}")
-        for name in lent:
-            driver.rows(target, f"DROP INDEX {name}")
+        with lent_indexes(target, [item.qualified for item in mapped]):
+            for number, item in enumerate(ordered):
+                if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
+                    continue
+                _load_ids(context, source, target, item, with_map)
+                driver.rows(target, f"ANALYZE {_IDS}")
+                _refuse_referrers(target, endpoint, item, ordered[number + 1 :])
+                with target.cursor() as cursor:
+                    identity = f"row.{ident(item.id_column)}"
+                    cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE {identity} = ours.id")
+                    removed[item.name] = cursor.rowcount
+                driver.rows(target, f"TRUNCATE {_IDS}")
         if driver.scalar(target, "SELECT to_regnamespace(%s)", (BOOKKEEPING,)) is None:
             driver.rows(target, f"CREATE SCHEMA {ident(kept_schema(migration))}")
         else:
@@ -72,9 +71,13 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
     return removed
 
 
-def foresee(context: Context, service: str, migration: Migration) -> None:
-    """MigrationError when remove() would stop because rows that stay refer to migrated ones; only temporary tables are written, for the while."""
+def foresee(context: Context, service: str, migration: Migration) -> dict[str, int]:
+    """Return how many rows remove() would delete from each table; only temporary tables are written, for the while.
+
+    MigrationError when it would stop because rows that stay refer to migrated ones.
+    """
     endpoint = context.targets[service]
+    found = {}
     with (
         contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
         contextlib.closing(context.connect_target(service, database.APPLICATION_NAME)) as target,
@@ -92,9 +95,12 @@ def foresee(context: Context, service: str, migration: Migration) -> None:
             _load_ids(context, source, target, item, with_map)
             driver.rows(target, f"ANALYZE {_IDS}")
             _refuse_referrers(target, endpoint, item, ordered[number + 1 :], gone)
+            ours = f"SELECT count(*) FROM {item.qualified} AS row WHERE EXISTS (SELECT FROM {_IDS} AS ours WHERE ours.id = row.{ident(item.id_column)})"
+            found[item.name] = int(driver.scalar(target, ours))
             gone[oid] = (f"{_IDS}_{number}", item.id_column)
             driver.rows(target, f"ALTER TABLE {_IDS} RENAME TO {_IDS}_{number}")
         target.rollback()
+    return found
 
 
 _REFERRERS = """
@@ -134,32 +140,6 @@ def _refuse_referrers(
                 f" source rows are gone since): they would {_ON_DELETE.get(action, 'refer to nothing')}; nothing was removed. Delete them or their"
                 " references first, or use rollback_scope=databases"
             )
-
-
-_UNINDEXED = """
-SELECT DISTINCT quote_ident(n.nspname), c.oid::regclass::text,
-    (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY k.place)
-     FROM unnest(f.conkey) WITH ORDINALITY AS k (number, place) JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = k.number)
-FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE f.contype = 'f' AND c.relkind = 'r' AND pg_has_role(c.relowner, 'USAGE')
-AND f.confrelid = ANY(SELECT to_regclass(name) FROM unnest(%s) AS names (name))
-AND NOT EXISTS (
-    SELECT FROM pg_index i WHERE i.indrelid = f.conrelid AND i.indisvalid AND i.indpred IS NULL
-    AND (i.indkey::int2[])[0:cardinality(f.conkey) - 1] @> f.conkey)
-"""
-
-
-def _lend_indexes(target: driver.Connection, mapped: Sequence[Target]) -> list[str]:
-    """Index the foreign keys that refer to these tables and have no index, until the end of the transaction; return the indexes' names.
-
-    For each deleted row PostgreSQL looks for rows that refer to it: without an index that is a scan of the whole table each time.
-    """
-    lent = []
-    for number, (schema, table, columns) in enumerate(driver.rows(target, _UNINDEXED, ([item.qualified for item in mapped],))):
-        name = f"migration_rollback_{number}"
-        driver.rows(target, f"CREATE INDEX {name} ON {table} ({columns})")
-        lent.append(f"{schema}.{name}")
-    return lent
 
 
 def _shut_out_transfer(target: driver.Connection, endpoint: Endpoint) -> None:

@@ -22,9 +22,9 @@ from ..context import Context
 from ..control import Migration
 from ..driver import Endpoint
 from ..errors import MigrationError
-from . import database, exchange, manifest, native, removal, sealing, take
-from .evidence import evidence_folder, export_evidence
-from .manifest import Manifest
+from . import database, exchange, native, removal, sealing, take
+from .evidence import evidence_folder, export_evidence, readable, verified
+from .manifest import Dumped, Manifest
 from .native import Unaccounted
 from .restore import RestoreOptions, proven_copy
 from .sealing import Sealing
@@ -77,9 +77,14 @@ def names(endpoint: Endpoint, run_id: str) -> Names:
 
 
 def is_exchanged(endpoint: Endpoint, maintenance_db: str, chosen: Names) -> bool:
-    """Return whether the service has its old state already."""
+    """Return whether the service has its old state already; MigrationError when its database is gone, which no rollback leaves behind."""
     with contextlib.closing(database.admin(endpoint, maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking for databases"):
-        return database.exists(connection, chosen.kept) and database.exists(connection, chosen.live)
+        if not database.exists(connection, chosen.live):
+            raise MigrationError(
+                f"{endpoint.place}: the database is not there any more; make an empty one of that name with the same owner (CREATE DATABASE ... OWNER ...),"
+                " then run this again: the rollback gives it everything that the snapshot holds"
+            )
+        return database.exists(connection, chosen.kept)
 
 
 def roll_back(context: Context, options: RollbackOptions, note: Note = lambda text: None) -> RolledBack:
@@ -92,22 +97,24 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
     ):
         migration = control.current(records)
         if migration is None or migration.state != "open":
-            return _nothing(migration)
-        sessions = _has_sessions(records, migration)
+            return nothing(migration)
+        sessions = has_sessions(records, migration)
         if migration.snapshot is None:
             return RolledBack(False, migration.run_id, ("the migration has no snapshot yet, so nothing was written to the services",), sessions=sessions)
-        _refuse_after_cutover(records, migration)
-        _refuse_other_plan(context, options, migration)
+        refuse_after_cutover(records, migration)
+        refuse_other_plan(context, options, migration)
         states: dict[str, str] = {}
         try:
-            read = verified(context, records, migration)
+            read = verified(context, records, migration) if options.scope == "databases" else readable(records, migration)
             _note_begin(context, options, records, migration, chosen)
             steps = _Steps(context, options, records, migration, read, note, states)
             lines = steps.databases(chosen) if options.scope == "databases" else steps.data(chosen)
         except MigrationError as exc:
-            detail = {"error": str(exc), "states": _stand(context, options, migration, states)}
+            detail: dict[str, Any] = {"error": str(exc), "states": _stand(context, options, migration, states)}
             with contextlib.suppress(Exception):  # the first error matters more than its record
                 control.record(records, KIND, "failed", detail, migration=migration, plan_digest=context.plan.digest)
+            if any(how in (AS_SNAPSHOT, WITHOUT_ROWS) for how in detail["states"].values()):
+                raise MigrationError(f"{exc} (now {', '.join(f'{service} is {how}' for service, how in detail['states'].items())})") from exc
             raise
         now = {service: state(context, options, migration, service) for service in context.plan.services}
         left = [service for service in now if now[service] == AS_BEFORE]
@@ -151,7 +158,7 @@ def close(context: Context, options: RollbackOptions) -> RolledBack:
     ):
         migration = control.current(records)
         if migration is None or migration.state != "open":
-            return _nothing(migration)
+            return nothing(migration)
         now: dict[str, str] = {}
         if migration.snapshot is not None:
             now = {service: state(context, options, migration, service) for service in context.plan.services}
@@ -175,29 +182,6 @@ def drop_scratch(context: Context, options: RollbackOptions, migration: Migratio
             database.drop(endpoint, options.restore.maintenance_db, name)
 
 
-def preview(context: Context, options: RollbackOptions) -> RolledBack:
-    """Return what roll_back() and close() would do; writes nothing."""
-    chosen = services(context, options)
-    with contextlib.closing(control.connect(context.control, readonly=True)) as records:
-        migration = control.current(records)
-        if migration is None or migration.state != "open":
-            return _nothing(migration)
-        if migration.snapshot is None:
-            return RolledBack(True, migration.run_id, (f"would close migration {migration.run_id}, which has written nothing",))
-        _refuse_after_cutover(records, migration)
-        _refuse_other_plan(context, options, migration)
-        read = verified(context, records, migration)
-        sessions = _has_sessions(records, migration)
-        back = {service for service in context.plan.services if state(context, options, migration, service) != AS_BEFORE}
-        lines = [line for service in chosen if service not in back for line in _would(context, options, migration, read, service)]
-        left = [service for service in context.plan.services if service not in {*chosen, *back}]
-        if sessions:
-            lines.append("would delete the sessions that the migration wrote to the session store")
-        if not left:
-            lines.append(f"would close migration {migration.run_id} as rolled back")
-        return RolledBack(True, migration.run_id, tuple(lines), tuple(limits(left)), sessions=sessions, complete=not left)
-
-
 def services(context: Context, options: RollbackOptions) -> tuple[str, ...]:
     """Return the services to roll back; MigrationError when one is not known."""
     for service in options.services:
@@ -215,19 +199,6 @@ def limits(left: Sequence[str]) -> Iterator[str]:
         )
 
 
-def verified(context: Context, records: driver.Connection, migration: Migration) -> Manifest:
-    """Return the manifest of the migration's snapshot after its targets' files were compared with it."""
-    folder = Path(str(migration.snapshot))
-    runner = next((item.detail.get("runner") for item in control.history(records, kind=take.KIND, migration=migration) if item.outcome == "passed"), "")
-    try:
-        read = manifest.read(folder, take.recorded_digest(records, migration))
-        for service in context.plan.services:
-            manifest.check_files(folder, read, service)
-    except MigrationError as exc:
-        raise MigrationError(f"{exc} (taken on runner {runner}; this run has changed nothing)") from exc
-    return read
-
-
 class _Steps:
     """The steps of one rollback; each leaves a record."""
 
@@ -237,7 +208,7 @@ class _Steps:
         options: RollbackOptions,
         records: driver.Connection,
         migration: Migration,
-        read: Manifest,
+        read: Manifest | None,
         note: Note,
         states: dict[str, str],
     ) -> None:
@@ -267,12 +238,12 @@ class _Steps:
         for service, endpoint, own in todo:
             self.note(f"restoring {service}")
             started = time.monotonic()
-            dumped = self.read.database(service)
-            with sealing.opened(self.folder, service, self.options.sealing, self.read.encryption) as place:
+            read, dumped = self.dumped(service)
+            with sealing.opened(self.folder, service, self.options.sealing, read.encryption) as place:
                 proven_copy(endpoint, dumped, place, own.fresh, self.options.restore)
             self.record("restored", service, database=own.fresh, seconds=round(time.monotonic() - started, 3))
         strangers = [item for service, _, own in todo for item in self.strangers(service, own.fresh)]
-        refuse_strangers(strangers, self.options.discard_rows)
+        native.refuse_strangers(strangers, self.options.discard_rows, same_plan=self.migration.plan_digest == self.context.plan.digest)
         for service, endpoint, _own in todo:
             export_evidence(endpoint, evidence_folder(self.migration))
             self.record("archived", service, folder=str(evidence_folder(self.migration)))
@@ -280,19 +251,42 @@ class _Steps:
         for service, endpoint, own in todo:
             self.note(f"exchanging {service}")
             started = time.monotonic()
+            slots = self.slots(endpoint, own.live)
             ended = exchange.exchange(
                 endpoint, self.options.restore.maintenance_db, own.live, own.fresh, own.kept, f"rollback of migration {self.migration.run_id}"
             )
             self.states[service] = AS_SNAPSHOT
             self.record(
                 "exchanged", service, kept=own.kept, ended=[asdict(item) for item in ended], state=AS_SNAPSHOT,
-                discarded={item.table: item.rows for item in strangers}, seconds=round(time.monotonic() - started, 3),
+                discarded={item.table: item.rows for item in strangers}, slots=slots, seconds=round(time.monotonic() - started, 3),
             )  # fmt: skip
             lines.append(
                 f"{service}: {own.live} is as in the snapshot, proven against its manifest; {sum(item.sessions for item in ended)} sessions ended;"
                 f" the migrated state is kept as {own.kept}"
+                + (f" with its logical slots {', '.join(slots)}: drop them there, their readers begin anew" if slots else "")
+                + (self.late(service, own, strangers) if ended else "")
             )
         return lines
+
+    def slots(self, endpoint: Endpoint, dbname: str) -> list[str]:
+        """Return the logical slots that a database takes with it."""
+        with (
+            contextlib.closing(database.admin(endpoint, self.options.restore.maintenance_db)) as connection,
+            driver.database_errors(endpoint.place, "looking for logical slots"),
+        ):
+            return exchange.slots(connection, dbname)
+
+    def late(self, service: str, own: Names, before: Sequence[Unaccounted]) -> str:
+        """Say how many rows the sessions that were ended have written since rows were counted: they are in the kept database only."""
+        try:
+            rows = native.written_since(self.context, service, own.kept, own.live, self.migration.plan_time, self.dumped(service)[1], before)
+        except MigrationError as exc:
+            return f"; whether rows were written while it was exchanged is not known ({exc})"
+        if not rows:
+            return ""
+        self.record("late", service, kept=own.kept, rows=rows)
+        where = ", ".join(f"{number:,} in {table}" for table, number in rows.items())
+        return f"; rows were written while it was exchanged and are in {own.kept} only: {where}"
 
     def refuse_early(self, service: str, endpoint: Endpoint, own: Names) -> None:
         """Stop before anything is restored when the exchange could not be done anyway."""
@@ -306,7 +300,13 @@ class _Steps:
 
     def strangers(self, service: str, fresh: str | None) -> list[Unaccounted]:
         """Return the rows that are neither in the snapshot nor migrated."""
-        return native.unaccounted(self.context, service, self.migration.plan_time, self.read.database(service), fresh)
+        return native.unaccounted(self.context, service, self.migration.plan_time, self.dumped(service)[1], fresh)
+
+    def dumped(self, service: str) -> tuple[Manifest, Dumped]:
+        """Return the manifest and what it says of a service; MigrationError without one, which only the removal of rows can do without."""
+        if self.read is None:
+            raise MigrationError(f"{self.folder} has no readable manifest, so the state before the migration is not known")
+        return self.read, self.read.database(service)
 
     def data(self, chosen: Sequence[str]) -> list[str]:
         """Delete what the migration wrote, a transaction for each service."""
@@ -321,13 +321,16 @@ class _Steps:
             export_evidence(self.context.targets[service], evidence_folder(self.migration))
             self.record("archived", service, folder=str(evidence_folder(self.migration)))
             removed = removal.remove(self.context, service, self.migration)
-            left = self.strangers(service, None)
+            left = self.strangers(service, None) if self.read else []
             self.states[service] = WITHOUT_ROWS
             self.record(
                 "removed", service, rows=removed, left={item.table: item.rows for item in left}, state=self.states[service],
                 seconds=round(time.monotonic() - started, 3),
             )  # fmt: skip
-            kept = f"; {sum(item.rows for item in left)} rows of its own were left alone" if left else ""
+            gone = sum(item.computed for item in left)
+            kept = f"; {sum(item.rows for item in left):,} rows of its own were left alone" if left else ""
+            kept += f" ({gone:,} of them look migrated from source rows that are gone since)" if gone else ""
+            kept += "" if self.read else f"; other rows were left alone, but not counted: {self.folder} has no readable manifest"
             schema = removal.kept_schema(self.migration)
             lines.append(f"{service}: {sum(removed.values()):,} migrated rows removed{kept}; the ledger is kept as schema {schema}")
         return lines
@@ -345,21 +348,6 @@ class _Steps:
         control.record(self.records, KIND, outcome, whole, migration=self.migration, plan_digest=self.context.plan.digest)
 
 
-def refuse_strangers(found: Sequence[Unaccounted], allowed: int) -> None:
-    """MigrationError when more rows would be left behind than the operator has agreed to."""
-    rows = sum(item.rows for item in found)
-    if rows <= allowed:
-        return
-    where = ", ".join(f"{item.rows:,} in {item.table}" for item in found)
-    computed = sum(item.computed for item in found)
-    gone = f"; {computed:,} of them look migrated from source rows that are gone since" if computed else ""
-    raise MigrationError(
-        f"the services hold {rows:,} rows that are neither in the snapshot nor migrated ({where}{gone}): somebody has been using them, and the"
-        " restored databases would not have these rows (they stay in the kept ones); this run has changed nothing. To leave the rows behind run again"
-        f" with -e rollback_discard_rows={rows}, to keep them with -e rollback_scope=data"
-    )
-
-
 def state(context: Context, options: RollbackOptions, migration: Migration, service: str) -> str:
     """Return how a service stands, by what its server says: as before the rollback, as in the snapshot, or without the migration's rows."""
     endpoint = context.targets[service]
@@ -368,34 +356,13 @@ def state(context: Context, options: RollbackOptions, migration: Migration, serv
     return WITHOUT_ROWS if removal.is_removed(endpoint, migration) else AS_BEFORE
 
 
-def _would(context: Context, options: RollbackOptions, migration: Migration, read: Manifest, service: str) -> Iterator[str]:
-    endpoint = context.targets[service]
-    dumped = read.database(service)
-    own = names(endpoint, migration.run_id)
-    mapped = [(item.schema, item.table) for item in context.plan.of(service) if not item.bookkeeping]
-    held = native.count_rows(endpoint, mapped)
-    strangers = native.unaccounted(context, service, migration.plan_time, dumped, None)
-    rows = sum(item.rows for item in strangers)
-    if options.scope == "data":
-        yield f"would delete {held - rows:,} migrated rows from {service} and leave {rows:,} others"
-        yield f"would keep the ledger of {service} as schema {removal.kept_schema(migration)}"
-        try:
-            removal.foresee(context, service, migration)
-        except MigrationError as exc:
-            yield f"would stop: {exc}"
-        return
-    in_snapshot = sum(table.rows for table in dumped.content.tables)
-    yield f"would restore {service} ({in_snapshot:,} rows in {len(dumped.content.tables)} tables) as {own.fresh} and prove it against the manifest"
-    yield f"would rename {own.live} ({held:,} rows in the mapped tables) to {own.kept}, and {own.fresh} to {own.live}, ending the sessions in it"
-    if rows:
-        yield f"would need -e rollback_discard_rows={rows}: {service} holds rows that are neither in the snapshot nor migrated"
-
-
-def _has_sessions(records: driver.Connection, migration: Migration) -> bool:
+def has_sessions(records: driver.Connection, migration: Migration) -> bool:
+    """Return whether the session store holds sessions of the migration."""
     return any(item.outcome != "removed" for item in [control.latest(records, "sessions", migration=migration)] if item is not None)
 
 
-def _refuse_after_cutover(records: driver.Connection, migration: Migration) -> None:
+def refuse_after_cutover(records: driver.Connection, migration: Migration) -> None:
+    """MigrationError when the services are what users work with."""
     latest = control.latest(records, "cutover", migration=migration)
     if latest is not None and latest.outcome == "passed":
         raise MigrationError(
@@ -404,7 +371,7 @@ def _refuse_after_cutover(records: driver.Connection, migration: Migration) -> N
         )
 
 
-def _refuse_other_plan(context: Context, options: RollbackOptions, migration: Migration) -> None:
+def refuse_other_plan(context: Context, options: RollbackOptions, migration: Migration) -> None:
     """Databases can be exchanged under any plan; which rows were migrated is only known to the plan that carried them."""
     if options.scope == "data" and migration.plan_digest != context.plan.digest:
         raise MigrationError(
@@ -413,7 +380,8 @@ def _refuse_other_plan(context: Context, options: RollbackOptions, migration: Mi
         )
 
 
-def _nothing(migration: Migration | None) -> RolledBack:
+def nothing(migration: Migration | None) -> RolledBack:
+    """Return what a run comes to that finds no open migration."""
     if migration is None:
         return RolledBack(False, None, ("no migration is open, so there is nothing to roll back",))
     return RolledBack(False, migration.run_id, (f"migration {migration.run_id} is only planned and has written nothing, so there is nothing to roll back",))
