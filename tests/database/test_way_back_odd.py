@@ -76,7 +76,7 @@ def make_anew(place: Walk, service: str, how: str) -> None:
     ids=["icu", "builtin"],
 )
 def test_an_odd_database_comes_back_as_it_was(walk: Walk, how: str) -> None:  # noqa: F811
-    if "icu" in how and not ask(walk.superuser, "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'"):
+    if "icu" in how and not ask(walk.superuser, database.HAS_ICU):
         pytest.skip("this server is built without ICU")
     make_anew(walk, "user_service", how)
     endpoint = walk.context.targets["user_service"]
@@ -90,6 +90,14 @@ def test_an_odd_database_comes_back_as_it_was(walk: Walk, how: str) -> None:  # 
     done = rollback.roll_back(walk.context, walk.rolling())
     assert dict(done.states) == dict.fromkeys(SERVICES, AS_SNAPSHOT)
     assert definition(walk, "user_service") == before
+
+
+def test_a_server_without_icu_proves_an_icu_dump_without_its_locale(walk: Walk) -> None:  # noqa: F811
+    connection = driver.connect(walk.superuser, application_name="tests", autocommit=True)
+    like = replace(database.read(connection, walk.superuser.dbname), provider="i", locale="de-DE")
+    connection.close()
+    database.create(walk.superuser, "postgres", f"icu_{walk.context.control.dbname}", like, foreign=True)
+    database.drop(walk.superuser, "postgres", f"icu_{walk.context.control.dbname}")
 
 
 def test_bytes_that_are_no_text_anywhere_come_back(walk: Walk) -> None:  # noqa: F811

@@ -20,6 +20,9 @@ APPLICATION_NAME = "edulink-migration snapshot"
 # Settings whose value is a list of names, stored quoted (PostgreSQL source, GUC_LIST_QUOTE).
 _LISTS = ("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories")
 
+# A build without ICU has a collation of it in the catalog too, but no version of it.
+HAS_ICU = "SELECT true FROM pg_collation WHERE collprovider = 'i' AND pg_collation_actual_version(oid) IS NOT NULL LIMIT 1"
+
 
 @dataclass(frozen=True)
 class Grant:
@@ -134,7 +137,7 @@ def knows_locale(connection: driver.Connection, like: Properties) -> bool:
     if like.provider == "b":
         return bool(connection.server_version >= 170000)
     if like.provider == "i":
-        return bool(connection.server_version >= 150000) and driver.scalar(connection, "SELECT true FROM pg_collation WHERE collprovider = 'i' LIMIT 1") is True
+        return bool(connection.server_version >= 150000) and driver.scalar(connection, HAS_ICU) is True
     wanted = {name.lower().replace("-", "") for name in (like.collate, like.ctype)} - {"c", "posix"}  # en_US.UTF-8 is en_US.utf8 in the catalog
     known = driver.rows(connection, "SELECT DISTINCT lower(replace(collcollate, '-', '')) FROM pg_collation WHERE collprovider = 'c'")
     return wanted <= {name for (name,) in known}

@@ -16,9 +16,10 @@ from . import database
 _OWNERS = """
 SELECT DISTINCT pg_get_userbyid(owner) FROM (
     SELECT 'pg_namespace'::regclass AS kind, oid, nspname AS space, nspowner AS owner FROM pg_namespace
-    UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace::regnamespace::text, relowner FROM pg_class
+    UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace::regnamespace::text, relowner FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
     UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace::regnamespace::text, proowner FROM pg_proc
     UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace::regnamespace::text, typowner FROM pg_type
+        WHERE typtype IN ('d', 'e', 'r') OR typtype = 'c' AND (SELECT relkind = 'c' FROM pg_class WHERE pg_class.oid = typrelid)
     UNION ALL SELECT 'pg_largeobject_metadata'::regclass, oid, '', lomowner FROM pg_largeobject_metadata
     UNION ALL SELECT 'pg_publication'::regclass, oid, '', pubowner FROM pg_publication
     UNION ALL SELECT 'pg_default_acl'::regclass, oid, '', defaclrole FROM pg_default_acl
