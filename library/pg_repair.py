@@ -90,8 +90,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if last is None or last.outcome == "error":
         raise MigrationError("this migration has no finished validation; run playbooks/validate.yml first")
     mended = control.latest(records, KIND, migration=live)
-    if last.outcome == "passed" or (mended is not None and mended.id > last.id):
-        why = "the last validation found no difference" if last.outcome == "passed" else "the last findings are mended already; run playbooks/validate.yml"
+    if last.outcome in ("passed", "partial") or (mended is not None and mended.id > last.id):
+        why = "the last validation found no difference" if last.outcome != "failed" else "the last findings are mended already; run playbooks/validate.yml"
         return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": f"nothing to repair: {why}"}
     cutover = control.latest(records, "cutover", migration=live)
     repair = plan_repair(last.detail, after_cutover=cutover is not None and cutover.outcome == "passed")
@@ -124,7 +124,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 def _line(repair: Repair, written: int, check: bool) -> str:
     many = counted(len(repair.findings), "row")
     rows = f"would make {many} equal to the source" if check else f"made {many} equal to the source, wrote {written}"
-    left = f"; left {counted(len(repair.left), 'row')} that belong to the services" if repair.left else ""
+    left = f"; left {counted(len(repair.left), 'row')}, named below with the reason" if repair.left else ""
     more = counted(repair.unnamed, "more difference was", "more differences were")
     unnamed = f"; {more} counted but not named, validate and repair again" if repair.unnamed else ""
     return rows + left + unnamed

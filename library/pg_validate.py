@@ -13,14 +13,15 @@ short_description: Compare every column of every row of the source and the targe
 description:
   - Scans both sides once, at one consistent point each, digests every row in buckets of ids, and opens only the buckets that
     differ, to the row and then to the column. Checks references across databases, accounts for every source row (carried, merged,
-    quarantined or dropped by declaration), and compares what each user may do, computed from the tables without the mappings.
+    quarantined or dropped by declaration), computes again which rows belong into quarantine, and compares what each user may do,
+    computed from the tables without the mappings.
   - Changes nothing in the source or the targets; the outcome is kept in the control database. Returns the outcome also when it is bad.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - edulink.migration.connections
 options:
   tables:
-    description: The targets to compare, as C(service.table); all when not given.
+    description: The targets to compare, as C(service.table); all when not given. A part is no proof of the whole and is recorded as V(partial).
     type: list
     elements: str
   digest:
@@ -47,7 +48,9 @@ options:
     type: float
     default: 2
   findings_kept:
-    description: How many findings are kept with their keys and columns; all are counted.
+    description:
+      - How many findings are kept with their keys and columns; all are counted. Each table has its share. Memory grows with this number, not
+        with the differences.
     type: int
     default: 10000
   service_rows:
@@ -68,7 +71,9 @@ options:
     type: bool
     default: true
   canaries:
-    description: Accounts whose passwords are known; Django's own hashers check them against the password hashes in the target.
+    description:
+      - Accounts whose passwords are known; Django's own hashers check them against the password hashes in the target. The formats of all
+        password hashes are counted and unknown ones reported also when the list is empty.
     type: list
     elements: dict
     default: []
@@ -173,18 +178,21 @@ from ..module_utils.migration.balance import Balance
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.preflight import release
 from ..module_utils.migration.progress import Progress
+from ..module_utils.migration.stopping import stop_with_ansible
 
 KIND, PIECE = "validate", "validate_piece"
 LINES = 20
+EVERY = 10**9  # quarantined rows: how many there may be was decided when they were set aside
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the module's result; MigrationError when something cannot be compared."""
     params = module.params
     context = Context.from_params(params, module.check_mode)
-    if params["workers"] < 1 or params["parallel_workers"] < 0:
-        raise MigrationError("validate: workers must be 1 or more, parallel_workers 0 or more")
+    if params["workers"] < 1 or min(params[name] for name in ("parallel_workers", "settle_attempts", "settle_seconds", "findings_kept")) < 0:
+        raise MigrationError("validate: workers must be 1 or more; parallel_workers, settle_attempts, settle_seconds and findings_kept 0 or more")
     if module.check_mode:
         return _foreseen(context, params)
     records = control.connect(context.control)
@@ -197,7 +205,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         raise
     finally:
         progress.close()
-    outcome = "passed" if validation["passed"] else "failed"
+    outcome = ("passed" if validation["complete"] else "partial") if validation["passed"] else "failed"
     control.record(records, KIND, outcome, validation, migration=live, plan_digest=context.plan.digest)
     return {
         "changed": False,
@@ -243,9 +251,11 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
     }
     if found.balance is not None:
         _include(validation, "accounting", found.balance)
+    if params["tables"] is None:
+        _include(validation, "quarantine", release.plan_release(context, live.plan_time, cap=EVERY))
     if params["authorisation"] and params["tables"] is None:
         _include(validation, "authorisation", authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"]))
-    if params["canaries"]:
+    if params["canaries"] or params["tables"] is None:
         _include(validation, "canaries", canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
     if params["baseline"]:
         timed = baseline.measure(context, params["bin_dir"], seconds=params["baseline_seconds"], most=params["baseline_ratio"])
@@ -263,7 +273,7 @@ def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.K
     }
 
 
-def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline) -> None:
+def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline | release.Release) -> None:
     """Add a check's result; when it failed the whole validation has failed."""
     validation[name] = check.to_dict()
     if check.passed:
@@ -325,6 +335,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    stop_with_ansible()
     try:
         module.exit_json(**run(module))
     except MigrationError as exc:

@@ -7,26 +7,27 @@ A mapping that forgets groups agrees with itself: the projection and the target 
 own tables on the source and the services' tables on the targets and lists, for each user, its rights: the credentials
 (user name, password string, active and verified flags), each permission held (own or by a group) and each role (staff,
 superuser, groups with their permissions, roles of its own). Rights are digested in buckets by the user's id and summed, as
-validation does with rows; a bucket that differs is opened to the user. It shares the id recipe with the transfer and nothing else. It knows Django's
-and the two services' tables by name; where they are not there it says that it does not apply.
+validation does with rows; buckets that differ are opened to the user, some at a time, so that memory does not grow with what
+differs. It shares the id recipe with the transfer and nothing else. It knows Django's and the two services' tables by name; where they
+are not there it says that it does not apply.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import digest as d
 from . import ids
 from .context import Context
+from .opening import OPENED_ROWS
 from .outcome import counted
 from .plan import BOOKKEEPING, Target, replaced
 from .quote import ident, literal
-from .scan import Rows, Sides
+from .scan import Sides
 
 USERS, PERMISSIONS, HELD, ROLES = "auth_service.users", "auth_service.permissions", "auth_service.user_permissions", "user_service.roles"
 DJANGO = (
@@ -148,6 +149,15 @@ class _Right:
     rows: float
 
 
+@dataclass(frozen=True)
+class _Found:
+    """How many users there are and how many differ, with what differs for KEPT of them."""
+
+    users: int
+    differing: int
+    kept: Mapping[str, set[str]]
+
+
 def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str = d.AUTO) -> Equivalence:
     """Compare the rights of every user who is not quarantined, nor lost a right to quarantine."""
     targets = {target.name: target for target in context.plan.targets if target.name in (USERS, PERMISSIONS, HELD, ROLES)}
@@ -164,18 +174,18 @@ def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str =
         agreed = d.handshake(sides.leaders(), tuple(targets.values()), digest)
         credentials, replaced_if = _credentials(targets[USERS])
         rights = _rights(context, sides, targets, credentials)
-        found, users = _differing(sides, rights, agreed)
+        found = _differing(sides, rights, agreed)
         for _ in range(SETTLE_ATTEMPTS):
-            if not found or not sides.written_to():
+            if not found.differing or not sides.written_to():
                 break
             time.sleep(SETTLE_SECONDS)
             sides.renew()
-            again, users = _differing(sides, rights, agreed)
-            found = {key: what for key, what in again.items() if key in found}
+            # Where more differ than are kept, those of the newer point are counted.
+            found = _differing(sides, rights, agreed, only=found.kept if found.differing == len(found.kept) else None)
         counting = f"SELECT count(*) FROM {ident(sides.schema)}.auth_user AS src WHERE {' OR '.join(replaced_if)}"
         placeholders = sides.source(counting, "counting placeholders").result()[0][0][0] if replaced_if else 0
-    listed_findings = tuple((key, ", ".join(sorted(what))) for key, what in sorted(found.items())[:KEPT])
-    return Equivalence(users, len(found), listed_findings, placeholders=placeholders)
+    findings = tuple((key, ", ".join(sorted(what))) for key, what in sorted(found.kept.items()))
+    return Equivalence(found.users, found.differing, findings, placeholders=placeholders)
 
 
 def _credentials(users: Target) -> tuple[dict[str, str], list[str]]:
@@ -237,20 +247,52 @@ def _set_aside(sides: Sides, targets: Mapping[str, Target]) -> list[str]:
     return sorted(found)
 
 
-def _differing(sides: Sides, rights: Sequence[_Right], agreed: d.Digest) -> tuple[dict[str, set[str]], int]:
-    """Return the users whose rights differ, with what differs, and how many users there are."""
-    jobs: list[tuple[_Right, int, Future[tuple[Rows, float]], Future[tuple[Rows, float]]]] = []
+def _differing(sides: Sides, rights: Sequence[_Right], agreed: d.Digest, only: Mapping[str, set[str]] | None = None) -> _Found:
+    """Return the users (of `only`, if given) whose rights differ. All rights have the same buckets, by the user's id, so each user is met once."""
+    bits = d.bits_for(max(right.rows for right in rights))
+    jobs = []
     for right in rights:
-        bits = d.bits_for(right.rows)
         one, other = (_buckets(statement, agreed, bits) for statement in (right.source, right.target))
-        jobs.append((right, bits, sides.source(one, f"reading users' {right.name}"), sides.target(right.service, other, f"reading users' {right.name}")))
-    found: dict[str, set[str]] = defaultdict(set)
+        jobs.append((sides.source(one, f"reading users' {right.name}"), sides.target(right.service, other, f"reading users' {right.name}")))
     users = 0
-    for right, bits, one_job, other_job in jobs:
+    differ: dict[int, dict[str, int]] = defaultdict(dict)  # bucket -> the rights that differ there, with the rows of both sides
+    for right, (one_job, other_job) in zip(rights, jobs, strict=True):
         one_side, other_side = ({row[0]: tuple(row[1:]) for row in job.result()[0]} for job in (one_job, other_job))
         if right.name == "credentials":
             users = sum(int(row[0]) for row in one_side.values())
-        numbers = sorted(number for number in one_side.keys() | other_side.keys() if one_side.get(number) != other_side.get(number))
+        for number in one_side.keys() | other_side.keys():
+            if one_side.get(number) != other_side.get(number):
+                differ[-1 if number is None else number][right.name] = sum(int(side[number][0]) for side in (one_side, other_side) if number in side)
+    count, kept = 0, {}
+    for batch in _batches(differ):
+        for key, what in _open(sides, rights, agreed, bits, {number: differ[number] for number in batch}).items():
+            if only is None or key in only:
+                count += 1
+                if len(kept) < KEPT:
+                    kept[key] = what
+    return _Found(users, count, kept)
+
+
+def _batches(differ: Mapping[int, Mapping[str, int]]) -> Iterator[list[int]]:
+    """Yield the buckets, some at a time, so that about OPENED_ROWS rows are in them; those without a user (-1) come first."""
+    batch: list[int] = []
+    held = 0
+    for number in sorted(differ):
+        rows = sum(differ[number].values())
+        if batch and held + rows > OPENED_ROWS:
+            yield batch
+            batch, held = [], 0
+        batch.append(number)
+        held += rows
+    if batch:
+        yield batch
+
+
+def _open(sides: Sides, rights: Sequence[_Right], agreed: d.Digest, bits: int, differ: Mapping[int, Mapping[str, int]]) -> dict[str, set[str]]:
+    """Return the users in some buckets whose rights differ, with what differs."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for right in rights:
+        numbers = [number for number, names in differ.items() if right.name in names]
         if not numbers:
             continue
         opened = [_opened(statement, agreed, bits, numbers) for statement in (right.source, right.target)]
@@ -259,8 +301,8 @@ def _differing(sides: Sides, rights: Sequence[_Right], agreed: d.Digest) -> tupl
         wanted, present = ({row[0]: row[1:] for row in job.result()[0]} for job in (there, here))
         for key in wanted.keys() | present.keys():
             if wanted.get(key) != present.get(key):
-                found[key].add(right.name)
-    return found, users
+                found[key or "(none)"].add(right.name)
+    return found
 
 
 def _lanes(statement: str, agreed: d.Digest) -> str:
@@ -283,7 +325,8 @@ def _buckets(statement: str, agreed: d.Digest, bits: int) -> str:
 def _opened(statement: str, agreed: d.Digest, bits: int, numbers: Sequence[int]) -> str:
     first, second = agreed.lanes
     listed = ",".join(map(str, numbers))
+    nobody = " OR k IS NULL" if -1 in numbers else ""
     return (
-        f"SELECT encode(k, 'hex')::uuid::text, count(*), sum({first}), sum({second}) FROM {_lanes(statement, agreed)}"
-        f" WHERE k IS NULL OR {d.bucket_of('k', 0, bits)} = ANY ('{{{listed}}}'::int[]) GROUP BY k"
+        f"SELECT encode(k, 'hex')::uuid::text, count(*), sum({first})::text, sum({second})::text FROM {_lanes(statement, agreed)}"
+        f" WHERE {d.bucket_of('k', 0, bits)} = ANY ('{{{listed}}}'::int[]){nobody} GROUP BY k"
     )

@@ -28,9 +28,13 @@ HASHERS = (
 )
 # Hashes by their algorithm: the text before the first '$'. Django writes '!' and forty letters for an unusable password.
 _FORMATS = """
-SELECT CASE WHEN password_hash = '' THEN 'empty' WHEN password_hash LIKE '!%%' THEN 'unusable'
-            WHEN password_hash ~ '^[a-z0-9_]{{1,20}}[$]' THEN split_part(password_hash, '$', 1) ELSE 'unknown' END, count(*)
-FROM {users} GROUP BY 1 ORDER BY 1
+SELECT CASE WHEN head = '' THEN 'empty' WHEN head = '!' THEN 'unusable' WHEN head ~ '^[a-z0-9_]{{1,20}}[$]$' THEN rtrim(head, '$') ELSE 'unknown' END,
+       sum(rows)::int8
+FROM (
+    SELECT CASE WHEN password_hash = '' THEN '' WHEN left(password_hash, 1) = '!' THEN '!'
+                ELSE coalesce(nullif(left(password_hash, least(strpos(password_hash, '$'), 21)), ''), '?') END AS head, count(*) AS rows
+    FROM {users} GROUP BY 1
+) AS each GROUP BY 1 ORDER BY 1
 """
 
 
@@ -59,8 +63,9 @@ class Canaries:
         """Return one line."""
         if self.unavailable:
             return self.unavailable
-        unknown = f"; hash formats that Django does not know: {', '.join(self.unknown)}" if self.unknown else ""
-        return f"{self.checked - len(self.failed)} of {self.checked} canary accounts can log in{unknown}"
+        formats = f"hash formats that Django does not know: {', '.join(self.unknown)}" if self.unknown else "Django knows the format of every password hash"
+        canaries = f"{self.checked - len(self.failed)} of {self.checked} canary accounts can log in; " if self.checked else ""
+        return canaries + (formats if self.formats else "there are no password hashes")
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -80,19 +85,16 @@ class Canaries:
 
 
 def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
-    """Check accounts (user name, password) against the target's password hashes."""
-    try:
-        from django.conf import settings
-        from django.contrib.auth import hashers
-    except ImportError:
+    """Check accounts (user name, password) against the target's password hashes, and count the formats of all; without accounts Django is not needed."""
+    hashers = _hashers() if accounts else None
+    if accounts and hashers is None:
         return Canaries(
             len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries"
         )
-    if not settings.configured:
-        settings.configure(PASSWORD_HASHERS=[f"django.contrib.auth.hashers.{name}" for name in HASHERS])
     users = next((target for target in context.plan.targets if target.name == USERS), None)
-    if users is None:
-        return Canaries(len(accounts), (), unavailable=f"canaries not checked: the plan has no target {USERS}")
+    if users is None or "password_hash" not in users.columns:
+        unavailable = f"canaries not checked: the plan has no target {USERS} with password hashes"
+        return Canaries(len(accounts), (), unavailable=unavailable if accounts else "")
     failed: list[tuple[int, str]] = []
     connection = context.connect_target(users.service, APPLICATION_NAME, readonly=True, autocommit=True)
     try:
@@ -106,6 +108,18 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
     finally:
         connection.close()
     return Canaries(len(accounts), tuple(failed), formats)
+
+
+def _hashers() -> Any:
+    """Return Django's module of hashers, or None where there is no Django."""
+    try:
+        from django.conf import settings
+        from django.contrib.auth import hashers
+    except ImportError:
+        return None
+    if not settings.configured:
+        settings.configure(PASSWORD_HASHERS=[f"django.contrib.auth.hashers.{name}" for name in HASHERS])
+    return hashers
 
 
 def _refusal(hashers: Any, found: Sequence[tuple[Any, ...]], password: str) -> str:

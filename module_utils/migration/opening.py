@@ -3,15 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Open what differs: the buckets to rows, the rows to columns; and read again what may only have been on its way.
 
-Where many rows are in buckets that differ, the buckets are cut finer first. Memory holds about OPENED_ROWS rows at a time, whatever differs.
+Where many rows are in buckets that differ, the buckets are cut finer first. Memory holds about OPENED_ROWS rows at a time and as many
+findings as are kept, whatever differs: all are counted.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -30,11 +31,35 @@ _LANES = 16  # bytes at the end of what digest.opened() gives
 
 
 @dataclass(frozen=True)
-class Located:
+class Row:
     """A finding and the value by which its source row is found again."""
 
     finding: Finding
     chunk: str | None = None
+
+
+    @property
+    def key(self) -> tuple[str | None, str | None]:
+        """Return what a finding is known by when its row is read again."""
+        return self.finding.id, self.finding.source_key
+
+
+@dataclass(frozen=True)
+class Located:
+    """The rows of one target that differ: how many of each kind, and the first of them."""
+
+    rows: tuple[Row, ...]
+    kinds: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Return how many rows differ, kept or not."""
+        return sum(self.kinds.values())
+
+    @property
+    def beyond(self) -> int:
+        """Return how many of them are counted only."""
+        return self.total - len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -47,15 +72,37 @@ class _Expected:
     chunk: str | None
 
 
-def open_all(sides: Sides, scans: Iterable[Scan], agreed: d.Digest, rejects: Rejects, workers: int) -> dict[str, list[Located]]:
-    """Return every row that differs by target, of the targets in which something does."""
-    chosen = [scan for scan in scans if scan.differing]
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda scan: list(open_one(sides, scan, agreed, rejects[scan.target.name])), chosen))
-    return {scan.target.name: located for scan, located in zip(chosen, found, strict=True)}
+@dataclass(frozen=True)
+class Opener:
+    """Opens what differs: at most `keep` findings a target are kept. `shown` turns a finding into what it is called."""
+
+    sides: Sides
+    agreed: d.Digest
+    rejects: Rejects
+    workers: int
+    keep: int
+    shown: Callable[[Finding], Finding] = lambda finding: finding
+
+    def all(self, scans: Iterable[Scan], only: Mapping[str, Set[tuple[str | None, str | None]]] | None = None) -> dict[str, Located]:
+        """Return every row that differs by target, of the targets in which something does; of those that `only` names, the rows with these keys."""
+        chosen = [scan for scan in scans if scan.differing]
+        with ThreadPoolExecutor(self.workers) as pool:
+            found = list(pool.map(lambda scan: self._one(scan, None if only is None else only.get(scan.target.name)), chosen))
+        return {scan.target.name: located for scan, located in zip(chosen, found, strict=True)}
+
+    def _one(self, scan: Scan, only: Set[tuple[str | None, str | None]] | None) -> Located:
+        rows: list[Row] = []
+        kinds: Counter[str] = Counter()
+        for row in open_one(self.sides, scan, self.agreed, self.rejects[scan.target.name]):
+            if only is None or row.key in only:
+                finding = self.shown(row.finding)
+                kinds[finding.kind] += 1
+                if len(rows) < self.keep:
+                    rows.append(replace(row, finding=finding))
+        return Located(tuple(rows), dict(kinds))
 
 
-def open_one(sides: Sides, scan: Scan, agreed: d.Digest, rejects: Mapping[str, Sequence[str]]) -> Iterator[Located]:
+def open_one(sides: Sides, scan: Scan, agreed: d.Digest, rejects: Mapping[str, Sequence[str]]) -> Iterator[Row]:
     """Yield every row of a target that differs, a batch at a time."""
     bits, buckets = scan.bits, dict(scan.differing)
     while sum(buckets.values()) > OPENED_ROWS and bits < d.FINEST_BITS:
@@ -96,7 +143,7 @@ def _batches(buckets: Mapping[int, int]) -> list[list[int]]:
 
 def _open_batch(
     sides: Sides, target: Target, agreed: d.Digest, rejects: Mapping[str, Sequence[str]], bits: int, numbers: Sequence[int], *, nulls: bool
-) -> Iterator[Located]:
+) -> Iterator[Row]:
     reading = f"opening buckets of {target.name}"
     own = sides.target_copy(target.service, d.opened(d.target_row(target, agreed), agreed, bits, numbers, (), nulls=nulls), reading)
     theirs = []
@@ -108,7 +155,7 @@ def _open_batch(
     return _match(target, sources, own.result())
 
 
-def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) -> Iterator[Located]:
+def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) -> Iterator[Row]:
     """Yield the findings of one batch: rows whose id and lanes both sides have the same number of times are equal."""
     balance: dict[bytes, int] = {}
     for _, data in sources:
@@ -132,12 +179,12 @@ def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) ->
         yield from _judge(target, id_, expected.pop(id_, []), present.pop(id_, []))
 
 
-def _judge(target: Target, id_: bytes, expected: Sequence[_Expected], present: Sequence[bytes]) -> list[Located]:
+def _judge(target: Target, id_: bytes, expected: Sequence[_Expected], present: Sequence[bytes]) -> list[Row]:
     """Return the findings for one id that is not the same on both sides."""
     shown = str(uuid.UUID(bytes=id_)) if len(id_) == 16 else id_.hex() or None
     if not expected:
         many = DUPLICATE if len(present) > 1 else EXTRA
-        return [Located(Finding(target.name, None, many if index else EXTRA, None, shown)) for index in range(len(present))]
+        return [Row(Finding(target.name, None, many if index else EXTRA, None, shown)) for index in range(len(present))]
     remaining = list(present)
     unmatched = []
     for row in expected:
@@ -150,33 +197,34 @@ def _judge(target: Target, id_: bytes, expected: Sequence[_Expected], present: S
         kind = DIFFERENT if remaining else MISSING
         if remaining:
             remaining.pop()
-        found.append(Located(Finding(target.name, row.part, kind, row.key, shown), row.chunk))
+        found.append(Row(Finding(target.name, row.part, kind, row.key, shown), row.chunk))
     first = expected[0]
-    return found + [Located(Finding(target.name, first.part, DUPLICATE, first.key, shown), first.chunk) for _ in remaining]
+    return found + [Row(Finding(target.name, first.part, DUPLICATE, first.key, shown), first.chunk) for _ in remaining]
 
 
-def settle(
-    sides: Sides, scans: Sequence[Scan], agreed: d.Digest, rejects: Rejects, located: dict[str, list[Located]], attempts: int, seconds: float, workers: int
-) -> tuple[dict[str, list[Located]], str]:
-    """Read differences again, at newer points, until they persist or are gone; at once when nobody writes. Return them and what was done."""
+def settle(opener: Opener, scans: Sequence[Scan], located: dict[str, Located], attempts: int, seconds: float) -> tuple[dict[str, Located], str]:
+    """Read differences again, at newer points, until they persist or are gone; at once when nobody writes. Return them and what was done.
+
+    A target with more differences than are kept is counted anew at each point.
+    """
     live = False
     for attempt in range(1, attempts + 1):
-        if not sides.written_to():
+        if not opener.sides.written_to():
             break
         live = True
         time.sleep(seconds)
-        sides.renew()
-        before = {name: {(item.finding.id, item.finding.source_key) for item in found} for name, found in located.items() if found}
-        again = open_all(sides, [scan for scan in scans if scan.target.name in before], agreed, rejects, workers)
-        located = {name: [item for item in found if (item.finding.id, item.finding.source_key) in before[name]] for name, found in again.items()}
-        if not any(located.values()):
+        opener.sides.renew()
+        before = {name: {row.key for row in found.rows} for name, found in located.items() if found.total and not found.beyond}
+        located = opener.all([scan for scan in scans if scan.target.name in located and located[scan.target.name].total], before)
+        if not any(found.total for found in located.values()):
             return located, f"differences were read again until none was left (attempt {attempt}): the databases are written to"
-    if live:
-        return located, f"differences were read again and persisted ({attempts} attempts): the databases are written to"
-    return located, "judged at one consistent point of each database; nobody wrote to them meanwhile"
+    if not live:
+        return located, "judged at one consistent point of each database; nobody wrote to them meanwhile"
+    many = "; where more differ than are kept, those of the last point are counted" if any(found.beyond for found in located.values()) else ""
+    return located, f"differences were read again and persisted ({attempts} attempts): the databases are written to{many}"
 
 
-def name_columns(sides: Sides, target: Target, agreed: d.Digest, items: Sequence[Located]) -> list[Finding]:
+def name_columns(sides: Sides, target: Target, agreed: d.Digest, items: Sequence[Row]) -> list[Finding]:
     """Return the findings of rows that differ with the columns in which they do."""
     named: list[Finding] = []
     for start in range(0, len(items), COLUMN_BATCH):
@@ -184,7 +232,7 @@ def name_columns(sides: Sides, target: Target, agreed: d.Digest, items: Sequence
     return named
 
 
-def _name_batch(sides: Sides, target: Target, agreed: d.Digest, items: Sequence[Located]) -> list[Finding]:
+def _name_batch(sides: Sides, target: Target, agreed: d.Digest, items: Sequence[Row]) -> list[Finding]:
     reading = f"naming the columns that differ in {target.name}"
     ids = "{" + ",".join(str(item.finding.id) for item in items if item.finding.id) + "}"
     own = d.target_row(target, agreed)

@@ -81,7 +81,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The verdict and everything it rests on."""
+    """The verdict and everything it rests on.
+
+    `left_out` targets of the plan were not compared; `unmapped` are columns that a target has and no mapping fills.
+    """
 
     tables: Mapping[str, TableResult]
     findings: tuple[Finding, ...]
@@ -94,6 +97,8 @@ class Verification:
     seconds: float
     phases: Mapping[str, float] = field(default_factory=dict)
     balance: Balance | None = None
+    left_out: int = 0
+    unmapped: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -107,8 +112,13 @@ class Verification:
         tables = counted(len(self.tables), "table")
         rejected = sum(table.rejected for table in self.tables.values())
         aside = f", {counted(rejected, 'row')} quarantined" if rejected else ""
+        own = sum(table.kinds.get(SERVICE_ROW, 0) for table in self.tables.values())
+        aside += f", {counted(own, 'row')} of the services' own" if own else ""
+        columns = "every column" if not self.unmapped else f"every mapped column (not {', '.join(self.unmapped[:5])}{', ...' * (len(self.unmapped) > 5)})"
+        if self.left_out:
+            tables = f"{len(self.tables)} of {len(self.tables) + self.left_out} tables"
         if self.passed:
-            return f"equal: {rows} in {tables}, every column, no difference{aside}"
+            return f"equal: {rows} in {tables}, {columns}, no difference{aside}"
         dangling = sum(reference.dangling for reference in self.references)
         hanging = f", {counted(dangling, 'reference')} without a row" if dangling else ""
         return f"NOT equal: {counted(self.differences, 'difference')} in {rows} of {tables}{hanging}{aside}"
@@ -119,6 +129,7 @@ class Verification:
             "passed": self.passed,
             "verdict": self.verdict,
             "differences": self.differences,
+            "unmapped_columns": list(self.unmapped),
             "digest": {"method": self.digest.method, "label": self.digest.label, "reason": self.digest.reason},
             "consistency": self.consistency,
             "positions": dict(self.positions),

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from .opening import Located
-from .outcome import MISSING, Reference
+from .outcome import MISSING, Finding, Reference
 from .pieces import range_of
 from .plan import Cell, Part, Plan, Target
 from .quarantine import Rejects, without
@@ -58,7 +57,7 @@ def start(sides: Sides, plan: Plan, targets: Sequence[Target], rejects: Rejects,
     return checks
 
 
-def finish(sides: Sides, checks: Sequence[Check], located: Mapping[str, Sequence[Located]]) -> list[Reference]:
+def finish(sides: Sides, checks: Sequence[Check], findings: Mapping[str, Sequence[Finding]]) -> list[Reference]:
     """Return what the checks came to; ids of rows that were not proven equal, and rows that miss in the other table, are looked up in the targets."""
     found = []
     for check in checks:
@@ -68,7 +67,7 @@ def finish(sides: Sides, checks: Sequence[Check], located: Mapping[str, Sequence
             for count, bad, some in job.result()[0]:
                 checked, dangling = checked + count, dangling + bad
                 keys += some or []
-        bad, some_ids = _look_up(sides, check.target, check.column, check.other, located)
+        bad, some_ids = _look_up(sides, check.target, check.column, check.other, findings)
         by = "join" if check.jobs else "foreign key"
         found.append(Reference(check.target.name, check.column, check.other.name, checked, dangling + bad, (*keys, *some_ids)[:20], by))
     return found
@@ -102,10 +101,10 @@ def _statement(
     )
 
 
-def _look_up(sides: Sides, target: Target, column: str, other: Target, located: Mapping[str, Sequence[Located]]) -> tuple[int, list[str]]:
+def _look_up(sides: Sides, target: Target, column: str, other: Target, findings: Mapping[str, Sequence[Finding]]) -> tuple[int, list[str]]:
     """Return how many references hang that the source cannot know of, and some ids of their rows."""
-    unproven = [str(item.finding.id) for item in located.get(target.name, []) if item.finding.kind != MISSING and item.finding.id]
-    gone = [str(item.finding.id) for item in located.get(other.name, []) if item.finding.kind == MISSING and item.finding.id]
+    unproven = [str(item.id) for item in findings.get(target.name, []) if item.kind != MISSING and item.id]
+    gone = [str(item.id) for item in findings.get(other.name, []) if item.kind == MISSING and item.id]
     mine, name = f"t.{ident(target.id_column)}", f"t.{ident(column)}"
     reading = f"looking up {target.name}.{column}"
     pairs: dict[str, str] = {}

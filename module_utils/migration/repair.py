@@ -64,6 +64,8 @@ def plan_repair(validation: Mapping[str, Any], *, after_cutover: bool) -> Repair
             left.append((finding, "the service made it"))
         elif after_cutover and finding.kind != MISSING:
             left.append((finding, "the service owns it since the cutover"))
+        elif finding.id is None and finding.kind in (EXTRA, DUPLICATE):
+            left.append((finding, "it has no id to find it by; delete it by hand"))
         else:
             chosen.append(finding)
     return Repair(tuple(chosen), tuple(left), max(0, validation["differences"] - sum(1 for finding in found if finding.kind != SERVICE_ROW)))

@@ -238,6 +238,8 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         return Next("playbooks/validate.yml", "what was carried has not been proven")
     if validate.outcome == "error":
         return Next("playbooks/validate.yml", "the last validation could not run")
+    if validate.outcome == "partial":
+        return Next("playbooks/validate.yml", "the last validation compared some tables only, which is no proof of the whole")
     if validate.outcome != "passed":
         return Next("playbooks/repair.yml", "the last validation found differences; look at the report, then repair and validate again")
     sessions = ours.get("sessions")

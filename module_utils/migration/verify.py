@@ -11,16 +11,15 @@ are read again until they persist. Nothing is written anywhere; a finding names 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
-from . import balance, references
+from . import balance, ids, references, shape
 from . import digest as d
 from .context import Context
 from .errors import MigrationError
-from .opening import Located, name_columns, open_all, open_one, settle
+from .opening import Located, Opener, Row, name_columns, open_one, settle
 from .outcome import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding, Reference, TableResult, Verification
 from .pieces import PIECE_ROWS, Keeping, KeptPiece, Progress, Scan, Scanner
 from .plan import Plan, Target
@@ -46,7 +45,7 @@ __all__ = [
     "differing_rows",
 ]
 
-NOTHING_KEPT = Keeping()
+NOTHING_KEPT, NOTHING_LOCATED = Keeping(), Located((), {})
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,12 @@ def compare(
     """
     chosen = choose(context.plan, tables)
     started = time.monotonic()
-    with Sides(context, plan_time, chosen, snapshot, options.workers, options.parallel) as sides:
+    every = context.plan.targets  # a part of them refers to others, in other databases too
+    with Sides(context, plan_time, every, snapshot, options.workers, options.parallel) as sides:
         positions = sides.positions()
+        unmapped = shape.require(sides, chosen)
         agreed = d.handshake(sides.leaders(), chosen, options.digest)
-        rejects = rejected(sides, chosen)
+        rejects = rejected(sides, every)
         keys_of_source = sides.foreign_keys()
         scanner = Scanner(sides, chosen, agreed, rejects, keeping, options.piece_rows, shared=options.parallel > 0)
         checks = references.start(sides, context.plan, chosen, rejects, scanner.ranges, keys_of_source) if options.references else []
@@ -99,21 +100,25 @@ def compare(
         scans = list(scanner.scans(progress))
         counts = counting.result() if counting is not None else None  # before a newer consistent point is taken
         scanned = time.monotonic()
-        located = open_all(sides, scans, agreed, rejects, options.workers)
+        opener = Opener(sides, agreed, rejects, options.workers, options.findings_kept, lambda finding: _shown(finding, options))
+        located = opener.all(scans)
+        _require_found(located)
         consistency = "judged at one consistent point of each database"
-        if any(located.values()) and snapshot is None:  # who gives a snapshot wants to know about that one
-            located, consistency = settle(
-                sides, scans, agreed, rejects, located, options.settle_attempts, options.settle_seconds, options.workers
-            )
+        if located and snapshot is None:  # who gives a snapshot wants to know about that one
+            wait([job for check in checks for job in check.jobs])  # they use the connections that are given a newer point
+            located, consistency = settle(opener, scans, located, options.settle_attempts, options.settle_seconds)
         if scanner.taken_over:
             consistency += f"; {scanner.taken_over} of {scanner.pieces} pieces were read by an interrupted run, and their rows' versions are still the same"
         named = _named(sides, context.plan, agreed, located, options)
         opened = time.monotonic()
-        checked = references.finish(sides, checks, located)
+        beyond = sum(found.beyond for found in located.values())
+        if beyond and checks:
+            consistency += f"; the references of {beyond} differing rows that are counted only were not looked up"
+        checked = references.finish(sides, checks, {name: [row.finding for row in found.rows] for name, found in located.items()})
     ended = time.monotonic()
     order = {target.name: number for number, target in enumerate(chosen)}
     results = {
-        scan.target.name: _result(scan, located.get(scan.target.name, []), rejects[scan.target.name], options)
+        scan.target.name: _result(scan, located.get(scan.target.name, NOTHING_LOCATED), rejects[scan.target.name])
         for scan in sorted(scans, key=lambda scan: order[scan.target.name])
     }
     return Verification(
@@ -124,8 +129,10 @@ def compare(
         digest=agreed,
         consistency=consistency,
         positions=positions,
-        rejects=tuple({"target": name, "part": part, "rows": len(keys)} for name, parts in rejects.items() for part, keys in parts.items()),
+        rejects=tuple({"target": name, "part": part, "rows": len(keys)} for name in results for part, keys in rejects[name].items()),
         seconds=ended - started,
+        left_out=len(every) - len(chosen),
+        unmapped=unmapped,
         balance=None if counts is None else counts.against({scan.target.name: scan.source_rows for scan in scans}),
         phases={"scan": scanned - started, "open": opened - scanned, "references": ended - opened},
     )
@@ -140,7 +147,7 @@ def differing_rows(context: Context, plan_time: str, snapshot: str) -> Iterator[
         scanner = Scanner(sides, targets, agreed, rejects, NOTHING_KEPT, options.piece_rows, shared=False)
         for scan in list(scanner.scans(None)):
             if scan.differing:
-                yield from (located.finding for located in open_one(sides, scan, agreed, rejects[scan.target.name]))
+                yield from (row.finding for row in open_one(sides, scan, agreed, rejects[scan.target.name]))
 
 
 def _count(sides: Sides, context: Context, rejects: Rejects) -> Future[balance.Counts]:
@@ -153,6 +160,8 @@ def choose(plan: Plan, names: Sequence[str] | None) -> tuple[Target, ...]:
     """Return the targets that the names stand for; MigrationError for a name that the plan does not have."""
     if names is None:
         return plan.targets
+    if not names:
+        raise MigrationError("validate: validate_tables names no table; leave it out to compare all of them")
     known = {target.name: target for target in plan.targets}
     for name in names:
         if name not in known:
@@ -160,31 +169,43 @@ def choose(plan: Plan, names: Sequence[str] | None) -> tuple[Target, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def _named(sides: Sides, plan: Plan, agreed: d.Digest, located: Mapping[str, Sequence[Located]], options: Options) -> list[Finding]:
-    """Return the findings to keep, the different ones with their columns."""
+def _require_found(located: Mapping[str, Located]) -> None:
+    """Raise MigrationError when digests differ and no row does: both were read at one point, so equal rows cannot be the reason."""
+    for name, found in located.items():
+        if not found.total:
+            raise MigrationError(f"{name}: the digests of both sides differ, but no row was found that does; this is a fault of the program, report it")
+
+
+def _named(sides: Sides, plan: Plan, agreed: d.Digest, located: Mapping[str, Located], options: Options) -> list[Finding]:
+    """Return the findings to keep, the different ones with their columns; each target has its share of the room, the smallest first."""
     kept: list[Finding] = []
     targets = {target.name: target for target in plan.targets}
-    for name, found in located.items():
-        room = max(0, options.findings_kept - len(kept))
-        kept += [_shown(item.finding, options) for item in found[:room] if item.finding.kind != DIFFERENT]
-        different = [item for item in found[:room] if item.finding.kind == DIFFERENT]
-        kept += name_columns(sides, targets[name], agreed, different) if options.columns else [item.finding for item in different]
+    smallest = sorted(located, key=lambda name: located[name].total)
+    shares: dict[str, Sequence[Row]] = {}
+    for number, name in enumerate(smallest):
+        room = max(0, options.findings_kept - sum(map(len, shares.values()))) // (len(smallest) - number)
+        shares[name] = located[name].rows[:room]
+    for name in located:
+        kept += [row.finding for row in shares[name] if row.finding.kind != DIFFERENT]
+        different = [row for row in shares[name] if row.finding.kind == DIFFERENT]
+        kept += name_columns(sides, targets[name], agreed, different) if options.columns else [row.finding for row in different]
     return kept
 
 
 def _shown(finding: Finding, options: Options) -> Finding:
-    return replace(finding, kind=SERVICE_ROW) if options.after_cutover and finding.kind == EXTRA else finding
+    """Return a finding as it is called: after the cutover an extra row is the service's own, unless its id has the form that only a migration gives."""
+    own = options.after_cutover and finding.kind == EXTRA and not (finding.id and ids.minted(finding.id))
+    return replace(finding, kind=SERVICE_ROW) if own else finding
 
 
-def _result(scan: Scan, found: Sequence[Located], rejects: Mapping[str, Sequence[str]], options: Options) -> TableResult:
-    kinds = Counter(_shown(item.finding, options).kind for item in found)
+def _result(scan: Scan, found: Located, rejects: Mapping[str, Sequence[str]]) -> TableResult:
     return TableResult(
         target=scan.target.name,
         source_rows=scan.source_rows,
         target_rows=scan.target_rows,
         rejected=sum(len(keys) for keys in rejects.values()),
-        differences=sum(count for kind, count in kinds.items() if kind != SERVICE_ROW),
-        kinds=dict(kinds),
+        differences=sum(count for kind, count in found.kinds.items() if kind != SERVICE_ROW),
+        kinds=dict(found.kinds),
         buckets=1 << scan.bits,
         opened=len(scan.differing),
         seconds=round(scan.seconds, 3),

@@ -12,15 +12,18 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
-from .. import driver, ledger
+from .. import driver
 from ..context import Context
 from ..equalize import Equalized
+from ..outcome import counted
 from ..reconcile import settle
 from ..verify import MISSING, Finding
 from . import rejects
 
 APPLICATION_NAME = "edulink-migration release"
+KEPT = 1000  # rows that a validation names
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,28 @@ class Release:
     def by_table(self) -> dict[str, int]:
         """Return how many rows come in, by target."""
         return dict(Counter(row.target for row in self.rows))
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every quarantined row belongs there."""
+        return not self.rows
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return a line for each row that fits."""
+        return tuple(f"{row.target}{f' part {row.part}' if row.part else ''}: quarantined without a reason key {row.source_key}" for row in self.rows)
+
+    @property
+    def verdict(self) -> str:
+        """Return one line."""
+        if self.passed:
+            return f"each of {counted(self.staying, 'quarantined row')} breaks a rule" if self.staying else "no row is quarantined"
+        return f"{counted(len(self.rows), 'quarantined row')} no rule keeps out: playbooks/release.yml brings them in"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what validation.json keeps: the first rows that fit."""
+        fit = [{"target": row.target, "part": row.part, "source_key": row.source_key} for row in self.rows[:KEPT]]
+        return {"passed": self.passed, "verdict": self.verdict, "staying": self.staying, "fit": len(self.rows), "rows": fit}
 
 
 def plan_release(context: Context, plan_time: str, cap: int = rejects.CAP) -> Release:
@@ -74,7 +99,7 @@ def apply_release(context: Context, plan_time: str, release: Release) -> Equaliz
 def _recorded(context: Context, service: str) -> list[Quarantined]:
     reading = driver.database_errors(context.targets[service].place, "reading migration.rejects")
     with closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection, reading:
-        if not ledger.exists(connection):
+        if driver.scalar(connection, "SELECT to_regclass('migration.rejects')") is None:
             return []
         found = driver.rows(connection, "SELECT target, part, source_key, id::text FROM migration.rejects ORDER BY 1, 2, 3")
     return [Quarantined(service, *row) for row in found]
