@@ -89,8 +89,7 @@ def _unfinished(tables: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _proven(tables: Sequence[Mapping[str, Any]]) -> bool:
-    judged = [item for item in tables if item.get("differences") is not None]
-    return bool(judged) and not any(item["differences"] for item in judged)
+    return bool(tables) and all(item.get("differences") == 0 for item in tables)
 
 
 def _running(tables: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -263,7 +263,8 @@ def _differing(sides: Sides, rights: Sequence[_Right], agreed: d.Digest, only: M
         for number in one_side.keys() | other_side.keys():
             if one_side.get(number) != other_side.get(number):
                 differ[-1 if number is None else number][right.name] = sum(int(side[number][0]) for side in (one_side, other_side) if number in side)
-    count, kept = 0, {}
+    count = 0
+    kept: dict[str, set[str]] = {}
     for batch in _batches(differ):
         for key, what in _open(sides, rights, agreed, bits, {number: differ[number] for number in batch}).items():
             if only is None or key in only:

@@ -10,16 +10,18 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, canary, opening, verify
+from ansible.module_utils.migration import authorisation, canary, control, opening, status, verify
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.outcome import DIFFERENT, Finding
 from ansible.module_utils.migration.pieces import Scan
 from ansible.module_utils.migration.preflight import release
+from ansible.module_utils.migration.report import collect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -123,6 +125,24 @@ def test_a_column_that_no_mapping_fills_is_told_in_the_verdict(world: w.World, c
 def test_no_table_is_no_proof(compare: Callable[..., verify.Verification]) -> None:
     with pytest.raises(MigrationError, match="validate_tables names no table"):
         compare(tables=[])
+
+
+def test_some_equal_tables_prove_nothing_of_the_rest() -> None:
+    from ansible.modules import pg_validate
+
+    assert [pg_validate.outcome({"passed": passed, "complete": complete}) for passed in (True, False) for complete in (True, False)] == [
+        "passed",
+        "partial",
+        "failed",
+        "failed",
+    ]
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    migration = control.Migration(1, "run", "open", "a", "f", "2026-01-02", "there", now)
+    told = collect.verdict(migration, {"validate": control.Record(1, 1, "validate", "partial", "a", {}, now)})
+    assert told["level"] == "open"
+    assert "some tables only" in told["text"]
+    steps = [status.Step(phase, outcome, now, (), True, {}) for phase, outcome in (("schema", "passed"), ("index", "passed"), ("validate", "partial"))]
+    assert status.advise(migration, "a", steps, []).command == "playbooks/validate.yml"
 
 
 def test_one_table_is_compared_alone_and_its_references_too(world: w.World, compare: Callable[..., verify.Verification]) -> None:
