@@ -226,11 +226,13 @@ def test_a_second_run_is_kept_out_and_a_killed_first_one_is_known_to_the_rollbac
     while not world.redis.exists("migration:sessions:layout"):
         time.sleep(0.005)
     os.kill(child.pid or 0, signal.SIGSTOP)
-    for run in (present, absent):
-        with pytest.raises(MigrationError, match=r"another run of playbooks/sessions\.yml is under way"):
-            run(world, context)
-    os.kill(child.pid or 0, signal.SIGKILL)
-    child.join()
+    try:
+        for run in (present, absent):
+            with pytest.raises(MigrationError, match=r"another run of playbooks/sessions\.yml is under way"):
+                run(world, context)
+    finally:
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
     assert outcomes(context) == (["begun"], True)
     deadline = time.monotonic() + 10
     while True:  # the workers hold the lock until they have seen that their parent is gone
