@@ -33,6 +33,11 @@ OLDEST = (6, 2)  # SET ... EXAT
 OLDEST_INDEX = (7, 0)  # EXPIREAT ... GT
 
 _FULL = "it is full; raise maxmemory and run playbooks/sessions.yml again"
+_WRAPPED = {
+    "-OOM ": _FULL,
+    "-READONLY ": "give its primary, then run playbooks/sessions.yml again",
+    "The user executing the script can't run": "docs/sessions.md lists what the ACL user needs",
+}
 
 STORE_SPEC: dict[str, Any] = {
     "mode": {"type": "str", "default": "single", "choices": list(MODES)},
@@ -239,9 +244,9 @@ class Store:
         except redis.exceptions.RedisClusterException as exc:  # is no RedisError: no node answered, or they disagree
             raise MigrationError(f"{place}: {doing}: {_line(exc)}; check session_store_hosts and session_store_tls*") from exc
         except redis.exceptions.RedisError as exc:
-            if "OOM command not allowed" in str(exc):  # Redis 6.2 wraps what a script was told
-                raise MigrationError(f"{place}: {doing}: {_FULL}") from exc
-            raise MigrationError(f"{place}: {doing}: {_line(exc)}; run playbooks/sessions.yml again") from exc
+            # Redis 6.2 wraps what a script was told.
+            step = next((f"; {step}" for sign, step in _WRAPPED.items() if sign in str(exc)), "; run playbooks/sessions.yml again")
+            raise MigrationError(f"{place}: {doing}: {_line(exc)}{step}") from exc
 
     def _by_node(self, calls: Sequence[Call], indexes: Sequence[int]) -> list[tuple[Any, list[int]]]:
         if not self.clustered:
