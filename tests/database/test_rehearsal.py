@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +18,7 @@ from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.snapshot import rehearse
 from ansible.module_utils.migration.snapshot.rehearse import KIND, RehearseOptions
 
+from tests.conftest import PROJECT
 from tests.walk.environment import Walk, ask, die_in, dying
 from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
 
@@ -79,3 +83,10 @@ def test_a_killed_rehearsal_is_on_record_as_failed_and_the_next_begins_anew(
         rehearse.finish(walk.context, options(walk))
     assert outcomes(walk)[-1] == "failed"
     ask(walk.superuser, f"DROP DATABASE {copies.control.dbname} WITH (FORCE)")
+
+
+def test_a_folder_that_is_forced_on_the_rehearsal_and_the_real_thing_alike_is_refused() -> None:
+    argv = [sys.executable, "-m", "ansible", "playbook", "-i", "inventories/lab", "playbooks/rehearse.yml", "-e", "snapshot_dir=/srv/snapshots"]
+    done = subprocess.run(argv, cwd=PROJECT, env={**os.environ, "COLUMNS": "300"}, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "snapshot_dir is given with -e, which would send the rehearsal's snapshots there too; name another folder" in " ".join(done.stdout.split())
