@@ -224,8 +224,10 @@ class Stage:
 
     @property
     def _leaves(self) -> str:
-        own = ident(self.target.id_column)
-        return f"t.{own} IN (SELECT g.id FROM {self.name}_gone AS g) AND NOT EXISTS (SELECT FROM {self.name} AS s WHERE s.{own} = t.{own})"
+        return (
+            f"t.{ident(self.target.id_column)} IN (SELECT g.id FROM {self.name}_gone AS g)"
+            f" AND NOT EXISTS (SELECT FROM {self.name} AS s WHERE {self._same})"  # an id under another key than its own goes too
+        )
 
     @property
     def _insert(self) -> str:

@@ -94,7 +94,7 @@ def apply_repair(context: Context, plan_time: str, repair: Repair) -> Equalized:
 
 
 def _remove_duplicates(context: Context, findings: Sequence[Finding]) -> int:
-    """Delete every copy of an id that a table holds more than once; what belongs there is written again from the source."""
+    """Delete every copy of an id that a table still holds more than once; what belongs there is written again from the source."""
     removed = 0
     for service in context.plan.services:
         targets = {target.name: target for target in context.plan.of(service)}
@@ -106,7 +106,8 @@ def _remove_duplicates(context: Context, findings: Sequence[Finding]) -> int:
             with driver.database_errors(context.targets[service].place, "deleting duplicate rows"), connection, connection.cursor() as cursor:
                 for finding in doubled:
                     target = targets[finding.target]
-                    cursor.execute(f"DELETE FROM {target.qualified} WHERE {ident(target.id_column)} = {literal(str(finding.id))}::uuid")
+                    own = f"{ident(target.id_column)} = {literal(str(finding.id))}::uuid"
+                    cursor.execute(f"DELETE FROM {target.qualified} WHERE {own} AND (SELECT count(*) FROM {target.qualified} WHERE {own}) > 1")
                     removed += cursor.rowcount
         finally:
             connection.close()

@@ -107,11 +107,32 @@ def test_doubled_rows_become_one(world: w.World) -> None:
     run(world.targets["auth_service"], "INSERT INTO migration.groups SELECT * FROM migration.groups WHERE name = 'teachers'")
     found = compare(world)
     assert [finding.kind for finding in found.findings] == ["duplicate"]
-    repair.apply_repair(world.context, w.PLAN_TIME, repair.plan_repair(found.to_dict(), after_cutover=False))
+    planned = repair.plan_repair(found.to_dict(), after_cutover=False)
+    repair.apply_repair(world.context, w.PLAN_TIME, planned)
     assert compare(world).passed
+    assert repair.apply_repair(world.context, w.PLAN_TIME, planned).rows == 0
 
 
 def test_differences_that_were_not_named_are_told(world: w.World) -> None:
     run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public")
     found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, findings_kept=5))
     assert repair.plan_repair(found.to_dict(), after_cutover=False).unnamed == found.differences - 5
+
+
+def test_an_id_under_a_wrong_key_is_mended_by_one_repair(world: w.World) -> None:
+    run(world.targets["auth_service"], "UPDATE migration.id_map SET source_key = source_key || ' ' WHERE entity = 'users' AND source_key = '1'")
+    run(world.targets["user_service"], "UPDATE migration.id_map SET entity = '' WHERE source_key = (SELECT min(source_key) FROM migration.id_map)")
+    found = compare(world)
+    assert {(finding.kind, finding.columns) for finding in found.findings} == {("different", ("source_key",)), ("different", ("entity",))}
+    planned = repair.plan_repair(found.to_dict(), after_cutover=False)
+    repair.apply_repair(world.context, w.PLAN_TIME, planned)
+    after = compare(world)
+    assert after.passed, [finding.line for finding in after.findings]
+
+
+def test_rows_without_an_id_are_left_to_a_person(world: w.World) -> None:
+    groups = "INSERT INTO migration.groups SELECT NULL, name, permissions FROM migration.groups LIMIT 2"
+    run(world.targets["auth_service"], "ALTER TABLE migration.groups ALTER id DROP NOT NULL", groups)
+    planned = repair.plan_repair(compare(world).to_dict(), after_cutover=False)
+    assert planned.findings == ()
+    assert [why for _, why in planned.left] == ["it has no id to find it by; delete it by hand"] * 2
