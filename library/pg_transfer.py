@@ -145,16 +145,17 @@ seconds:
   returned: success
 """
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control, files, id_map_csv
+from ..module_utils.migration import control, files, gate, id_map_csv
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.driver import Connection, database_errors
-from ..module_utils.migration.dry_run import Preview, preview
+from ..module_utils.migration.dry_run import Preview, preview, preview_export, preview_import
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
 from ..module_utils.migration.progress import Progress
@@ -172,20 +173,15 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     context = Context.from_params(params, module.check_mode)
     options = _options(params)
-    if params["via"] == "files" and params["files_step"] == "export" and params["plan_time"] and not module.check_mode:
+    if params["via"] == "files" and params["files_step"] == "export" and params["plan_time"]:
+        if module.check_mode:
+            return _foreseen(preview_export(context, options, params["plan_time"], Path(params["files_dir"])))
         return _export_only(context, params, params["plan_time"], options)
-    records = control.connect(context.control, readonly=module.check_mode)
     if module.check_mode:
-        live = control.current(records)
-        result = _foreseen(preview(context, options, live.plan_time if live else "now"), live)
-        if live is not None and live.state == "open" and live.snapshot is not None:
-            try:
-                require_not_rolled_back(context, live)
-            except MigrationError as exc:
-                result["msg"] = f"would require: {exc}"
-        return result
-    migration = _open_migration(records, context)
-    require_preflight(records, context.plan.digest, params["override_gates"])
+        return _dry_run(context, params, options)
+    with contextlib.closing(control.connect(context.control)) as records:
+        migration = _open_migration(records, context)
+        require_preflight(records, context.plan.digest, params["override_gates"])
     if migration.snapshot is None:
         raise MigrationError("the open migration has no snapshot yet; run playbooks/snapshot.yml first")
     require_not_rolled_back(context, migration)
@@ -196,16 +192,36 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
         outcome = _transfer(context, params, migration, options, progress)
         exported = _export(context, params["id_map_dir"], migration.run_id, outcome)
     except MigrationError as exc:
-        control.record(
-            records, KIND, "failed", {"error": str(exc), "runner": options.runner}, migration=migration, plan_digest=context.plan.digest
-        )
+        with contextlib.suppress(Exception):  # the control database may be what is out of reach; the fault is told all the same
+            gate.record(context, KIND, "failed", {"error": str(exc), "runner": options.runner}, migration)
         raise
     finally:
         progress.close()
     result = _carried(outcome, migration.run_id, exported)
     if outcome.changed:
-        detail = {**result, "runner": options.runner, "rates": progress.rates()}
-        control.record(records, KIND, "passed", detail, migration=migration, plan_digest=context.plan.digest)
+        gate.record(context, KIND, "passed", {**result, "runner": options.runner, "rates": progress.rates()}, migration)
+    return result
+
+
+def _dry_run(context: Context, params: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Return what a dry run foresees."""
+    with contextlib.closing(control.connect(context.control, readonly=True)) as records:
+        live = control.current(records)
+    plan_time = live.plan_time if live else "now"
+    if params["via"] == "files" and params["files_step"] == "export":
+        found = preview_export(context, options, plan_time, Path(params["files_dir"]))
+    elif params["via"] == "files" and params["files_step"] == "import":
+        found = preview_import(context, live.plan_time if live else None, Path(params["files_dir"]))
+    else:
+        found = preview(context, options, plan_time)
+    result = _foreseen(found, live.run_id if live else "")
+    if live is None or live.state != "open" or live.snapshot is None:
+        result["msg"] = "would require a passed preflight and a snapshot (playbooks/preflight.yml, playbooks/snapshot.yml)"
+    if live is not None and live.state == "open" and live.snapshot is not None:
+        try:
+            require_not_rolled_back(context, live)
+        except MigrationError as exc:
+            result["msg"] = f"would require: {exc}"
     return result
 
 
@@ -295,13 +311,13 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
     }
 
 
-def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, Any]:
+def _foreseen(foreseen: Preview, run_id: str = "") -> dict[str, Any]:
     """Return what a dry run says."""
     before = "".join(f"{table.target}: {table.rows_now} rows\n" for table in foreseen.tables)
     after = "".join(f"{table.target}: {table.rows_then} rows in {table.chunks} chunks\n" for table in foreseen.tables)
-    result: dict[str, Any] = {
+    return {
         "changed": foreseen.changed,
-        "run_id": live.run_id if live else "",
+        "run_id": run_id,
         "complete": True,
         "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables)} rows in {foreseen.chunks} chunks",
         "tables": [asdict(table) for table in foreseen.tables],
@@ -309,9 +325,6 @@ def _foreseen(foreseen: Preview, live: control.Migration | None) -> dict[str, An
         "seconds": {},
         "diff": {"before": before, "after": after, "before_header": "targets now", "after_header": "targets after migrate"},
     }
-    if live is None or live.state != "open" or live.snapshot is None:
-        result["msg"] = "would require a passed preflight and a snapshot (playbooks/preflight.yml, playbooks/snapshot.yml)"
-    return result
 
 
 def main() -> None:

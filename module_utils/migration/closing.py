@@ -62,7 +62,7 @@ class Closing:
         MigrationError when a row is not accounted for.
         """
         self._enter()
-        if not self._accounts or epoch is None or settled_before(self._context) or open_epochs(self._context) != {epoch.id}:
+        if not self._accounts or epoch is None or epochs(self._context) != {epoch.id}:
             return
         counts = self._counting.counts(epoch) if self._counting is not None else None
         counts = counts or balance.counts_in(self._context, self._plan_time, epoch.snapshot)
@@ -81,7 +81,7 @@ class Closing:
             return 0
         settled = 0
         unproven = self._accounts and self.balance is None
-        if unproven or len(open_epochs(context)) > 1 or settled_before(context):
+        if unproven or len(epochs(context)) > 1:
             settled = reconcile(context, self._plan_time)
         for service in context.plan.services:
             connection = context.connect_target(service, APPLICATION_NAME)
@@ -134,11 +134,6 @@ def finished(context: Context) -> bool:
     return all(pin is not None and pin.finished for pin in pins(context))
 
 
-def settled_before(context: Context) -> bool:
-    """Tell whether a target was finished by an earlier run, at another snapshot."""
-    return any(pin is not None and pin.finished for pin in pins(context))
-
-
 def pins(context: Context) -> list[ledger.Pin | None]:
     """Return what each target is pinned to."""
     found = []
@@ -148,10 +143,10 @@ def pins(context: Context) -> list[ledger.Pin | None]:
     return found
 
 
-def open_epochs(context: Context) -> set[str]:
-    """Return the epochs that no reconciliation has settled yet."""
+def epochs(context: Context) -> set[str]:
+    """Return the snapshots that what is carried was read in, of targets that are finished too: a service may have been rolled back alone."""
     found: set[str] = set()
     for service in context.plan.services:
         with contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection:
-            found.update(ledger.epochs_open(connection))
+            found.update(ledger.epochs(connection))
     return found

@@ -5,26 +5,19 @@
 
 export_files() writes each chunk's binary COPY streams, compressed, from one snapshot, and last a manifest with counts and
 sha256 sums; import_files() goes on elsewhere from that folder, through the same ledger as the direct way. The folder holds
-personal data: it is made for its owner only.
-
-    folder/manifest.json                     what belongs to the folder; its absence means an unfinished export
-    folder/000001.rows.gz, 000001.ids.gz     a chunk's rows, and the rows of the id map that they mint
-    folder/rejects.gz                        the rows that the mappings' policies keep out, for migration.rejects
+personal data: it is made for its owner only (see folder.py).
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
-import hashlib
-import json
-import os
-import re
 import threading
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from . import driver, ledger, transfer
 from .chunks import Unit, numbered, plan_chunks, units
@@ -33,103 +26,20 @@ from .context import Context
 from .driver import database_errors
 from .equalize import staged
 from .errors import MigrationError
+from .folder import MANIFEST, REJECTS, Entry, Manifest, Piece, Rejects, alone, piece_of, prepare, read_rejects, whole, write_rejects, writing
 from .keys import add_all
 from .plan import Part, Target, between
 from .preflight import rejects
 from .progress import Progress
 from .quote import ident
 from .snapshots import read_only_snapshot
+from .watch import PAUSED, Watch, rest, wait_while_paused
 from .worker import without
 
 PHASE = "migrate by files"
 APPLICATION_NAME = "edulink-migration files"
-MANIFEST = "manifest.json"
-REJECTS = "rejects.gz"
-VERSION = 2
 _BLOCK = 1 << 20  # bytes
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One file: its name in the folder, its rows, its size in bytes and sha256 as it lies there."""
-
-    name: str
-    rows: int
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One chunk with its files; `ids` are the id map's rows that it mints."""
-
-    id: int
-    service: str
-    target: str
-    part: str
-    low: str | None
-    high: str | None
-    nulls: bool
-    rows: Piece
-    ids: Piece | None
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a folder holds and which plan, namespace, timestamp and snapshot it was made with; `rejects` are the rows kept out of it."""
-
-    plan_digest: str
-    fingerprint: str
-    plan_time: str
-    epoch: str
-    entries: tuple[Entry, ...]
-    rejects: Piece | None = None
-
-    @property
-    def pieces(self) -> dict[str, Piece]:
-        """Return every file that belongs to the folder, by its name."""
-        found = [piece for entry in self.entries for piece in (entry.rows, entry.ids)]
-        return {piece.name: piece for piece in (*found, self.rejects) if piece is not None}
-
-    def write(self, folder: Path) -> None:
-        """Write the manifest; it is the last file of an export."""
-        data = {"version": VERSION, **asdict(self)}
-        data["sha256"] = _digest_of(data)
-        partial = folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / MANIFEST)
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Return a folder's manifest; MigrationError when it is missing, damaged or of another version."""
-    path = folder / MANIFEST
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["version"] != VERSION or data.pop("sha256") != _digest_of(data):
-            raise MigrationError(f"{path}: the manifest is damaged or of another version; copy the folder again or export anew")
-        entries = tuple(_entry(item) for item in data["entries"])
-        refused = Piece(**data["rejects"]) if data["rejects"] else None
-        return Manifest(data["plan_digest"], data["fingerprint"], data["plan_time"], data["epoch"], entries, refused)
-    except FileNotFoundError as exc:
-        raise MigrationError(f"{path}: there is no manifest, so the export has not finished; run it again (migrate_files_step: export)") from exc
-    except OSError as exc:
-        raise MigrationError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, KeyError, TypeError) as exc:
-        raise MigrationError(f"{path}: the manifest is damaged; copy the folder again or export anew") from exc
-
-
-def check_folder(folder: Path, manifest: Manifest) -> None:
-    """Raise when a file of the manifest is missing or damaged, or a file is there that does not belong to it; names the file."""
-    pieces = manifest.pieces
-    for path in sorted(folder.iterdir()):
-        if path.name not in pieces and path.name != MANIFEST:
-            raise MigrationError(f"{path}: is not in the manifest; a file of another export? Remove it, or copy the folder again")
-    for name, piece in sorted(pieces.items()):
-        path = folder / name
-        if not path.is_file():
-            raise MigrationError(f"{path}: is missing; copy the folder again or export anew")
-        if path.stat().st_size != piece.size or _file_digest(path) != piece.sha256:
-            raise MigrationError(f"{path}: is damaged (its sha256 is not the manifest's); copy it again or export anew")
+_IDLE = 0.2  # seconds between two looks at chunks that others hold
 
 
 def export_files(context: Context, plan_time: str, folder: Path, options: transfer.Options, progress: Progress) -> tuple[Manifest, bool]:
@@ -137,12 +47,14 @@ def export_files(context: Context, plan_time: str, folder: Path, options: transf
 
     A finished export of the same plan and timestamp is checked and kept; an unfinished one is begun anew.
     """
-    if (folder / MANIFEST).exists():
-        manifest = read_manifest(folder)
-        _same_plan(context, manifest, plan_time, folder)
-        check_folder(folder, manifest)
-        return manifest, False
-    _prepare_folder(folder)
+    with alone(folder):
+        if (folder / MANIFEST).exists():
+            return whole(folder, context.plan, plan_time), False
+        prepare(folder)
+        return _export(context, plan_time, folder, options, progress), True
+
+
+def _export(context: Context, plan_time: str, folder: Path, options: transfer.Options, progress: Progress) -> Manifest:
     holder = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
     try:
         with database_errors(context.source.place, "exporting a snapshot"):
@@ -155,23 +67,21 @@ def export_files(context: Context, plan_time: str, folder: Path, options: transf
             for unit in units(context.plan, service)
             for chunk in plan_chunks(holder, context.source.schema, unit, options.chunk_rows, "load")
         ]
-        kept_out = [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time, snapshot=snapshot)]
-        entries = _export_all(context, plan_time, snapshot, folder, work, kept_out, options.workers, progress)
+        kept_out = [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)]
+        entries = _export_all(context, plan_time, snapshot, folder, work, kept_out, options, progress)
     finally:
         holder.close()
-    refused = _write_rejects(folder / REJECTS, kept_out) if kept_out else None
+    refused = write_rejects(folder / REJECTS, kept_out) if kept_out else None
     manifest = Manifest(context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries, refused)
     manifest.write(folder)
-    return manifest, True
+    return manifest
 
 
 def import_files(
     context: Context, plan_time: str, run_id: str, folder: Path, options: transfer.Options, progress: Progress
 ) -> transfer.Outcome:
     """Carry the chunks of a folder into the targets, through the ledger; a second run goes on where the first one ended."""
-    manifest = read_manifest(folder)
-    _same_plan(context, manifest, plan_time, folder)
-    check_folder(folder, manifest)
+    manifest = whole(folder, context.plan, plan_time)
     clock = transfer.Stopwatch()
     with clock("prepare"):
         for service in context.plan.services:
@@ -194,70 +104,32 @@ def _never(_context: Context, _plan_time: str) -> int:
     )
 
 
-def _same_plan(context: Context, manifest: Manifest, plan_time: str, folder: Path) -> None:
-    if manifest.plan_digest != context.plan.digest:
-        raise MigrationError(
-            f"{folder}: was exported with plan {manifest.plan_digest[:12]}, this run has plan {context.plan.digest[:12]};"
-            " use the same mappings, schema SQL and namespace on both sides, or remove the folder and export anew"
-        )
-    if manifest.plan_time != plan_time:
-        raise MigrationError(
-            f"{folder}: was exported with the timestamp '{manifest.plan_time}', this migration is pinned to '{plan_time}';"
-            f" export anew with -e migrate_plan_time='{plan_time}'"
-        )
-
-
-def _prepare_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = list(folder.iterdir())
-        for path in found:
-            if not re.fullmatch(r"\d{6,}\.(rows|ids)\.gz|rejects\.gz|manifest\.json\.partial", path.name):
-                raise MigrationError(f"{path}: the folder for the export must be empty; name another one in migrate_files_dir")
-        folder.chmod(0o700)
-        for path in found:
-            path.unlink()
-    except OSError as exc:
-        raise MigrationError(f"{folder}: cannot be used for the export: {exc.strerror}") from exc
-
-
 Work = tuple[str, Unit, ledger.Chunk]
-Rejects = list[dict[str, Any]]
-
-
-def _write_rejects(path: Path, kept_out: Rejects) -> Piece:
-    try:
-        path.write_bytes(gzip.compress(json.dumps(kept_out).encode(), mtime=0))
-    except OSError as exc:
-        raise MigrationError(f"{path}: cannot be written: {exc.strerror}; make room or name another migrate_files_dir") from exc
-    return Piece(path.name, len(kept_out), path.stat().st_size, _file_digest(path))
-
-
-def _read_rejects(folder: Path, manifest: Manifest, targets: Collection[str]) -> Rejects:
-    """Return the rows of some targets that the export kept out; check_folder() has seen that the file is whole."""
-    if manifest.rejects is None:
-        return []
-    found: Rejects = json.loads(gzip.decompress((folder / manifest.rejects.name).read_bytes()))
-    return [reject for reject in found if reject["target"] in targets]
 
 
 def _export_all(
-    context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], kept_out: Rejects, workers: int, progress: Progress
+    context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], kept_out: Rejects, options: transfer.Options, progress: Progress
 ) -> tuple[Entry, ...]:
     ordered = numbered([chunk for _, _, chunk in work])
     by_place = {(unit.target.name, unit.part.name): (service, unit) for service, unit, _ in work}
     local = threading.local()
     opened: list[driver.Connection] = []
     done: dict[str, list[int]] = {}
+    shared = [0.0, 0.0, 0.0]
+    settings = {"statement_timeout": str(int(options.statement_timeout * 1000))}
+    tell = functools.partial(progress.note, PHASE)
     refused: dict[tuple[str, str], list[str]] = {}
     for reject in kept_out:
         refused.setdefault((reject["target"], reject["part"]), []).append(reject["source_key"])
 
     def one(chunk: ledger.Chunk) -> Entry:
         if not hasattr(local, "source"):
-            local.source = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
+            local.source = context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=settings, autocommit=True)
             opened.append(local.source)
-            read_only_snapshot(local.source, snapshot)
+            with database_errors(context.source.place, "importing the snapshot of this export; run it again"):
+                read_only_snapshot(local.source, snapshot)
+        wait_while_paused(shared)
+        start = time.monotonic()
         service, unit = by_place[chunk.target, chunk.part]
         keys = refused.get((chunk.target, chunk.part), ())
         with database_errors(context.source.place, f"exporting {unit.part.label}"):
@@ -268,10 +140,14 @@ def _export_all(
         counts = done.setdefault(chunk.target, [0, sum(item.estimate for item in ordered if item.target == chunk.target)])
         counts[0] += rows.rows
         progress.update(PHASE, chunk.target, counts[0], max(counts))
+        rest(shared, rows.rows, rows.size + (ids.size if ids else 0), start)
         return Entry(chunk.id, service, chunk.target, chunk.part, chunk.low, chunk.high, chunk.nulls, rows, ids)
 
     try:
-        with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        with (
+            Watch(context, plan_time, (context.source.name,), options.limits, options.workers, shared, tell, disk=str(folder)),
+            ThreadPoolExecutor(max_workers=max(1, options.workers)) as pool,
+        ):
             return tuple(pool.map(one, ordered))
     finally:
         for connection in opened:
@@ -280,13 +156,11 @@ def _export_all(
 
 def _export_part(context: Context, source: driver.Connection, part: Part, chunk: ledger.Chunk, keys: Sequence[str], path: Path) -> Piece:
     select = without(part, part.select(context.source.schema, between(chunk.low, chunk.high, nulls=chunk.nulls)), keys)
-    try:
+    with writing(path):
         with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream, source.cursor() as cursor:
             cursor.copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", stream, size=_BLOCK)
             rows = int(cursor.rowcount)
-    except OSError as exc:
-        raise MigrationError(f"{path}: cannot be written: {exc.strerror}; make room or name another migrate_files_dir") from exc
-    return Piece(path.name, rows, path.stat().st_size, _file_digest(path))
+        return piece_of(path, rows)
 
 
 def _prepare_ledger(context: Context, service: str, manifest: Manifest, folder: Path, plan_time: str, run_id: str) -> None:
@@ -304,7 +178,7 @@ def _prepare_ledger(context: Context, service: str, manifest: Manifest, folder: 
                         f"{service}: its ledger was begun from another snapshot than this folder's; import the folder it was begun with, or roll back first"
                     )
                 return
-            ledger.add_rejects(connection, _read_rejects(folder, manifest, known))
+            ledger.add_rejects(connection, read_rejects(folder, manifest, known))
             modes = {name: "load" if target.bookkeeping else ledger.load_mode(connection, target) for name, target in known.items()}
             stages = transfer.stages(context, service, modes)
             ledger.add_chunks(
@@ -330,32 +204,58 @@ def _import_all(context: Context, manifest: Manifest, folder: Path, options: tra
     entries = {(entry.service, entry.id): entry for entry in manifest.entries}
     by_place = {(unit.target.name, unit.part.name): unit for service in context.plan.services for unit in units(context.plan, service)}
     settings = {"lock_timeout": str(int(options.lock_timeout * 1000)), "statement_timeout": str(int(options.statement_timeout * 1000))}
-    counted: dict[str, int] = {}
+    shared = [0.0, 0.0, 0.0]
+    totals = transfer.rows_by_target(context)
+    for target, (done, expected) in totals.items():
+        progress.resume(PHASE, target, done, expected)
 
     def crew(service: str) -> tuple[int, int]:
         connection = context.connect_target(service, APPLICATION_NAME, settings=settings)
         chunks = rows = 0
         try:
-            while (chunk := ledger.claim(connection, options.runner)) is not None:
+            while True:
+                chunk = None if shared[PAUSED] else ledger.claim(connection, options.runner)
+                if chunk is None:
+                    left = ledger.remaining(connection)
+                    connection.rollback()
+                    if not left:
+                        break
+                    time.sleep(_IDLE)  # others hold what is left; the ledger is not closed before that is in
+                    continue
                 entry = entries.get((service, chunk.id))
                 if entry is None or (entry.target, entry.part, entry.low, entry.high) != (chunk.target, chunk.part, chunk.low, chunk.high):
                     raise MigrationError(f"{folder}: does not belong to the ledger of {service} (chunk {chunk.id} differs); roll back and import again")
+                start = time.monotonic()
                 with database_errors(context.targets[service].place, f"importing {entry.rows.name} ({entry.target}); finished chunks are kept"):
                     carried, mapped = _import_chunk(connection, by_place[chunk.target, chunk.part], entry, folder, chunk.mode)
                     size = entry.rows.size + (entry.ids.size if entry.ids else 0)
-                    ledger.finish(connection, chunk, epoch=manifest.epoch, rows=carried, mapped=mapped, size=size, runner=options.runner, seconds=0)
+                    ledger.finish(
+                        connection,
+                        chunk,
+                        epoch=manifest.epoch,
+                        rows=carried,
+                        mapped=mapped,
+                        size=size,
+                        runner=options.runner,
+                        seconds=time.monotonic() - start,
+                    )
                     connection.commit()
                 chunks, rows = chunks + 1, rows + carried
-                counted[chunk.target] = counted.get(chunk.target, 0) + carried
-                progress.update(PHASE, chunk.target, counted[chunk.target])
-            connection.rollback()
+                totals[chunk.target][0] += carried
+                progress.update(PHASE, chunk.target, *totals[chunk.target])
+                rest(shared, carried, size, start)
         finally:
             connection.close()
         return chunks, rows
 
-    with ThreadPoolExecutor(max_workers=max(len(context.plan.services), options.workers)) as pool:
-        done = [pool.submit(crew, service) for service in context.plan.services]
-        results = [future.result() for future in done]
+    services = context.plan.services
+    crews = max(len(services), options.workers)
+    with (
+        Watch(context, "", services, options.limits, crews, shared, functools.partial(progress.note, PHASE)),
+        ThreadPoolExecutor(max_workers=crews) as pool,
+    ):
+        done_by = [pool.submit(crew, services[number % len(services)]) for number in range(crews)]
+        results = [future.result() for future in done_by]
     return sum(chunks for chunks, _ in results), sum(rows for _, rows in results)
 
 
@@ -377,17 +277,3 @@ def _import_piece(connection: driver.Connection, target: Target, piece: Piece, f
     if rows != piece.rows:
         raise MigrationError(f"{folder / piece.name}: gave {rows} rows, the manifest says {piece.rows}; copy it again or export anew")
     return rows
-
-
-def _digest_of(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _entry(data: dict[str, Any]) -> Entry:
-    ids = data["ids"]
-    return Entry(**{**data, "rows": Piece(**data["rows"]), "ids": Piece(**ids) if ids else None})

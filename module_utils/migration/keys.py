@@ -12,6 +12,7 @@ next one adopts or builds again (see build).
 from __future__ import annotations
 
 import contextlib
+import time
 
 from . import build, driver, ledger
 from .chunks import units
@@ -22,6 +23,7 @@ from .plan import Target
 from .quote import ident
 
 APPLICATION_NAME = "edulink-migration keys"
+_IDLE = 0.2  # seconds between two looks at a key that others add
 _LOCK = "hashtext('edulink-migration key'), hashtext(%s)"
 _MISSING = "SELECT name FROM unnest(%s::text[]) AS name WHERE NOT EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass(name) AND indisprimary)"
 _LOADED = "SELECT NOT EXISTS (SELECT FROM migration.chunks WHERE state = 'planned' AND target = ANY (%s))"
@@ -86,8 +88,11 @@ def add_all(context: Context, memory: str) -> int:
     for service in context.plan.services:
         keys = Keys(context, service, memory)
         with contextlib.closing(context.connect_target(service, APPLICATION_NAME)) as connection:
-            while keys.left(connection) and keys.add_one(connection):
-                added += 1
+            while keys.left(connection):
+                if keys.add_one(connection):
+                    added += 1
+                else:
+                    time.sleep(_IDLE)  # another runner is at it
     return added
 
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from . import driver
 from .errors import MigrationError
 from .plan import BOOKKEEPING, Plan, Target, without_places
-from .quote import ident, qualified
+from .quote import ident, literal, qualified
+from .throttle import Limits
 
 _LOCK = "hashtext('edulink-migration ledger')"
 
-_TABLES = """
+_LIMITS = ", ".join(literal(item.name) for item in fields(Limits))
+_TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS migration;
 CREATE TABLE IF NOT EXISTS migration.pin (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -30,7 +32,7 @@ CREATE TABLE IF NOT EXISTS migration.pin (
     fingerprint text NOT NULL,
     plan_time timestamp NOT NULL,
     run_id text NOT NULL,
-    parts jsonb NOT NULL DEFAULT '{}',
+    parts jsonb NOT NULL DEFAULT '{{}}',
     pinned_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at timestamptz
 );
@@ -53,7 +55,7 @@ CREATE TABLE IF NOT EXISTS migration.chunks (
     started_at timestamptz,
     finished_at timestamptz
 );
-CREATE INDEX IF NOT EXISTS chunks_planned ON migration.chunks (id) WHERE state = 'planned';
+CREATE INDEX IF NOT EXISTS chunks_planned ON migration.chunks (stage, id) WHERE state = 'planned';
 CREATE INDEX IF NOT EXISTS chunks_planned_target ON migration.chunks (target) WHERE state = 'planned';
 CREATE TABLE IF NOT EXISTS migration.epochs (
     id text PRIMARY KEY,
@@ -65,8 +67,8 @@ CREATE TABLE IF NOT EXISTS migration.epochs (
     reconciled_at timestamptz
 );
 CREATE TABLE IF NOT EXISTS migration.controls (
-    name text PRIMARY KEY,
-    value double precision,
+    name text PRIMARY KEY CONSTRAINT known_limit CHECK (name IN ({_LIMITS})),
+    value double precision CONSTRAINT zero_is_off CHECK (value >= 0 AND value < 'Infinity'),
     set_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE TABLE IF NOT EXISTS migration.id_map (
@@ -201,7 +203,7 @@ def claim(connection: driver.Connection, runner: str) -> Chunk | None:
     found = driver.rows(
         connection,
         "SELECT id, target, part, low, high, nulls, estimate, mode, stage FROM migration.chunks WHERE state = 'planned'"
-        " AND NOT EXISTS (SELECT FROM migration.chunks AS earlier WHERE earlier.state = 'planned' AND earlier.stage < chunks.stage)"
+        " AND stage = (SELECT min(stage) FROM migration.chunks WHERE state = 'planned')"
         " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
     return Chunk(*found[0]) if found else None
@@ -229,16 +231,9 @@ def limits(connection: driver.Connection) -> dict[str, float]:
     return {name: value for name, value in driver.rows(connection, "SELECT name, value FROM migration.controls") if value is not None}
 
 
-def epochs_open(connection: driver.Connection) -> list[str]:
-    """Return the epochs of done chunks that no reconciliation has settled yet."""
-    return [
-        row[0]
-        for row in driver.rows(
-            connection,
-            "SELECT DISTINCT c.epoch FROM migration.chunks AS c JOIN migration.epochs AS e ON e.id = c.epoch"
-            " WHERE c.state = 'done' AND e.reconciled_at IS NULL ORDER BY 1",
-        )
-    ]
+def epochs(connection: driver.Connection) -> list[str]:
+    """Return the epochs that the done chunks were read in."""
+    return [row[0] for row in driver.rows(connection, "SELECT DISTINCT epoch FROM migration.chunks WHERE state = 'done' ORDER BY 1")]
 
 
 def progress(connection: driver.Connection) -> list[tuple[Any, ...]]:

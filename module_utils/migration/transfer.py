@@ -13,6 +13,7 @@ add primary keys, and then, one runner at a time, settles what changed between s
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.connection
 import threading
@@ -34,12 +35,12 @@ from .order import levels
 from .preflight import rejects
 from .progress import Progress
 from .snapshots import Snapshots
-from .throttle import Limits, database_pressure, runner_pressure
-from .worker import BYTES_A_SECOND, PAUSED, ROWS_A_SECOND, Job, Report, work
+from .throttle import Limits
+from .watch import PAUSED, Watch, set_rates
+from .worker import Job, Report, work
 
 PHASE = "migrate"
 APPLICATION_NAME = "edulink-migration migrate"
-_LOOK = 2.0  # seconds between two looks at the limits and at what presses
 _AGEING = 0.9  # of the age at which the snapshot is renewed: from there on it is told
 
 
@@ -226,9 +227,9 @@ class _Crew:
     def run(self) -> None:
         """Start the workers, feed them the snapshot, and wait until the ledger has no chunk left; MigrationError on a fault."""
         fork = multiprocessing.get_context("fork")  # before any thread or connection of this process exists
-        share = max(1, self.options.workers)
         # No lock: a worker killed while it held one would stop all others, and each figure is read by itself.
-        shared = fork.RawArray("d", [self.options.limits.rows_per_second / share, self.options.limits.bytes_per_second / share, 0.0])
+        shared = fork.RawArray("d", 3)
+        set_rates(shared, self.options.limits, max(1, self.options.workers))
         ends = [fork.Pipe() for _ in range(self.options.workers)]
         chosen = self.options
         job = Job(self.context, self.plan_time, chosen.runner, chosen.statement_timeout, chosen.lock_timeout, chosen.maintenance_work_mem)
@@ -262,21 +263,17 @@ class _Crew:
             for channel in channels:
                 with contextlib.suppress(OSError):  # a worker that is gone is noticed, with its reason, in _listen
                     channel.send(epoch)
-            stop = threading.Event()
-            watcher = threading.Thread(target=self._watch, args=(shared, stop, snapshots), daemon=True)
-            watcher.start()
-            try:
+            names = (self.context.source.name, *self.context.plan.services)
+            tell = functools.partial(self.progress.note, PHASE)
+            with Watch(self.context, self.plan_time, names, self.options.limits, self.options.workers, shared, tell, lambda: self._ageing(snapshots.age)):
                 self.closing.count_meanwhile(epoch, lambda: bool(shared[PAUSED]))
                 self._listen(channels, processes, snapshots)
                 if self._failure is None:
                     self.closing.account(snapshots.epoch)
-            finally:
-                stop.set()
-                watcher.join()
 
     def _listen(self, channels: Sequence[Any], processes: Sequence[Any], snapshots: Snapshots) -> None:
         """Take reports until every worker is done, renewing the snapshot when it has grown too old."""
-        totals = self._totals()
+        totals = rows_by_target(self.context)
         for target, (rows, expected) in totals.items():
             self.progress.resume(PHASE, target, rows, expected)
         waiting = dict(zip(channels, processes, strict=True))
@@ -319,18 +316,6 @@ class _Crew:
             with contextlib.suppress(OSError):
                 channel.send(epoch)
 
-    def _totals(self) -> dict[str, list[int]]:
-        """Return rows done and rows expected of each target."""
-        totals: dict[str, list[int]] = {}
-        for service in self.context.plan.services:
-            connection = self.context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
-            try:
-                for target, _, _, rows, expected, _, _ in ledger.progress(connection):
-                    totals[target] = [int(rows), int(expected)]
-            finally:
-                connection.close()
-        return totals
-
     def _count(self, report: Report, totals: dict[str, list[int]]) -> None:
         self.chunks += 1
         self.rows += report.rows
@@ -339,64 +324,23 @@ class _Crew:
         table[1] += report.rows - report.estimate
         self.progress.update(PHASE, report.target, table[0], max(table))
 
-    def _watch(self, shared: Any, stop: threading.Event, snapshots: Snapshots) -> None:
-        """Follow the limits in the ledger and the pressure on runner and databases; pause and go on.
-
-        A lost connection is made again; until then the last limits and the last decision stand.
-        """
-        connections: dict[str, driver.Connection] = {}
-        runner_pressure(self.options.limits)  # the first CPU figure is meaningless
-        share = max(1, self.options.workers)
-        while not stop.wait(_LOOK):
-            try:
-                limits = self._limits(connections)
-                reason = self._pressure(connections, limits)
-            except MigrationError as exc:
-                self.progress.note(PHASE, f"the limits cannot be read, trying again: {exc}")
-                _close(connections)
-                continue
-            shared[ROWS_A_SECOND], shared[BYTES_A_SECOND] = limits.rows_per_second / share, limits.bytes_per_second / share
-            shared[PAUSED] = 1.0 if reason else 0.0
-            self.progress.note(PHASE, f"paused: {reason}" if reason else self._ageing(snapshots.age))
-        _close(connections)
-
     def _ageing(self, age: float) -> str:
         """Return a line about a snapshot that is soon to be renewed, because it has held vacuum back on the source for long; else nothing."""
         cap = self.options.snapshot_max_age
         return f"the snapshot is {age / 60:.0f} minutes old; it is renewed after {cap / 60:.0f}" if 0 < cap * _AGEING < age else ""
 
-    def _limits(self, connections: dict[str, driver.Connection]) -> Limits:
-        limits = self.options.limits
-        for service in self.context.plan.services:
-            connection = self._observer(connections, service)
-            with database_errors(self.context.targets[service].place, "reading the limits"):
-                limits = limits.changed_by(ledger.limits(connection))
-        return limits
 
-    def _observer(self, connections: dict[str, driver.Connection], name: str) -> driver.Connection:
-        if name not in connections:
-            if name == self.context.source.name:
-                connections[name] = self.context.connect_source(f"{APPLICATION_NAME} watch", plan_time=self.plan_time, autocommit=True)
-            else:
-                connections[name] = self.context.connect_target(name, f"{APPLICATION_NAME} watch", readonly=True, autocommit=True)
-        return connections[name]
-
-    def _pressure(self, connections: dict[str, driver.Connection], limits: Limits) -> str | None:
-        if limits.pause:
-            return "the ledger's control row 'pause' is set"
-        reason = runner_pressure(limits)
-        for name in (self.context.source.name, *self.context.plan.services):
-            if reason:
-                return reason
-            with database_errors(name, "reading its activity"):
-                reason = database_pressure(self._observer(connections, name), name, limits)
-        return reason
-
-
-def _close(connections: dict[str, driver.Connection]) -> None:
-    for connection in connections.values():
-        connection.close()
-    connections.clear()
+def rows_by_target(context: Context) -> dict[str, list[int]]:
+    """Return rows done and rows expected of each target."""
+    found: dict[str, list[int]] = {}
+    for service in context.plan.services:
+        connection = context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)
+        try:
+            for target, _, _, rows, expected, _, _ in ledger.progress(connection):
+                found[target] = [int(rows), int(expected)]
+        finally:
+            connection.close()
+    return found
 
 
 # --- after ------------------------------------------------------------------------------------------------------------

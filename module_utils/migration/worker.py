@@ -27,9 +27,9 @@ from .plan import Part, Predicate, Target, between, none_of
 from .pump import pump
 from .quote import ident
 from .snapshots import NO_SUCH_SNAPSHOT, Epoch, read_only_snapshot
+from .watch import PAUSED, rest
 
 APPLICATION_NAME = "edulink-migration worker"
-ROWS_A_SECOND, BYTES_A_SECOND, PAUSED = range(3)  # of the figures that the parent shares: this worker's part of the rates, and a pause
 _IDLE = 0.05  # seconds between two looks at the ledger while others finish their chunks
 _PAUSE = 0.3  # seconds between two looks at a pause
 _CLASHES = ("40P01", "40001")  # deadlock, serialization: whoever else writes the same rows went first
@@ -235,7 +235,7 @@ class _Worker:
         )
         connection.commit()
         self.mail.send(Report("chunk", chunk.target, rows, size, chunk.estimate))
-        self._rest(rows, size, seconds)
+        rest(self.shared, rows, size, start, lambda: not self.mail.stopped and self.mail.epoch() == self.epoch)
 
     def _refused(self, connection: driver.Connection, unit: Unit) -> tuple[str, ...]:
         place = (unit.target.name, unit.part.name)
@@ -251,17 +251,6 @@ class _Worker:
         if mode == "load":
             return pump(self.source, select, connection, f"COPY {target.qualified} ({columns}) FROM STDIN (FORMAT binary)")
         return carry_staged(self.source, select, connection, target)
-
-    def _rest(self, rows: int, size: int, seconds: float) -> None:
-        """Sleep so long that this worker keeps its share of the rate limits."""
-        start = time.monotonic() - seconds
-        while not self.mail.stopped and self.mail.epoch() == self.epoch:
-            pace, flow = self.shared[ROWS_A_SECOND], self.shared[BYTES_A_SECOND]
-            needed = max(rows / pace if pace > 0 else 0.0, size / flow if flow > 0 else 0.0)
-            left = start + needed - time.monotonic()
-            if left <= 0:
-                return
-            time.sleep(min(left, 1.0))
 
 
 def without(part: Part, select: str, refused: Sequence[str]) -> str:

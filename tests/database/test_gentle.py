@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import driver, reconcile, snapshots, throttle, transfer
+from ansible.module_utils.migration import driver, reconcile, snapshots, throttle, transfer, watch
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.driver import connect
 from ansible.module_utils.migration.progress import Progress
@@ -83,7 +83,7 @@ def long_transaction(context: Context) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "_LOOK", 0.2)
+    monkeypatch.setattr(watch, "LOOK", 0.2)
 
 
 def test_each_threshold_pauses_says_why_and_lets_go(world: Context, tmp_path: Path) -> None:
