@@ -4,15 +4,16 @@
 """Cut the source into chunks: ranges of a part's chunk_by column that yield about the same number of rows.
 
 A part that yields less than one chunk is one chunk. A table is walked along its index, a chunk's length at a time, so a gap in
-the ids, however wide, costs nothing. A query is walked along the largest of the tables that its refresh ties to chunk_by, in
+the ids, however wide, costs nothing. A query is walked along the tables that its refresh ties to chunk_by, in
 steps of a quarter chunk, and the planner's estimate of each step decides how many make a chunk: a range in which every user
-has twenty permissions gives shorter chunks than one in which nobody has any.
+has twenty permissions gives shorter chunks than one in which nobody has any. Statistics may be old: where a table turns out to have
+more rows than they say, the estimates grow by as much, and no step counts for less than half of the average.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -23,6 +24,7 @@ from .quote import ident, literal, qualified
 
 _STEPS_A_CHUNK = 4
 _MOST_ESTIMATES = 4000
+_LEAST_SHARE = 400  # of a chunk's rows: no step is shorter, however few rows the statistics know of
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,25 @@ def plan_chunks(source: driver.Connection, schema: str, unit: Unit, size: int, m
     """Return the chunks of one unit, without numbers; `source` is in the snapshot that will be read."""
     part = unit.part
     total = estimate(source, part.source(schema))
-    table, column = _driver(source, schema, part)
-    if not table:
+    walked = _walked(part)
+    if not walked:
         return [_chunk(unit, None, None, total, mode)]  # no table says where to cut
     if total < size and not _larger_than(source, part.source(schema), size):
         return [_chunk(unit, None, None, total, mode)]
     if part.query is None:
-        bounds = list(_walk(source, schema, table, column, size))
+        bounds = _bounds(source, schema, [(*walked[0], size)])
         share = max(1, total // (len(bounds) + 1))
         return [_chunk(unit, low, high, share, mode) for low, high in _ranges(bounds)]
-    driving = max(1, estimate(source, f"{qualified(schema, table)} AS src"))
-    step = max(1, size * driving // max(total, size) // _STEPS_A_CHUNK, driving // _MOST_ESTIMATES)
-    fine = list(_ranges(list(_walk(source, schema, table, column, step))))
-    return list(_merged(source, schema, unit, fine, size, mode))
+    known = {tied: max(1, estimate(source, f"{qualified(schema, tied[0])} AS src")) for tied in walked}
+    if total < size:  # which has just been seen to be wrong
+        total = max(size, *known.values())
+    steps = {
+        tied: max(1, size * rows // max(total, size) // _STEPS_A_CHUNK, rows // _MOST_ESTIMATES, size // _LEAST_SHARE) for tied, rows in known.items()
+    }
+    bounds = _bounds(source, schema, [(*tied, step) for tied, step in steps.items()])
+    surprise = max(1.0, len(bounds) / sum(rows / steps[tied] for tied, rows in known.items()))
+    coarse = bounds[:: len(bounds) // _MOST_ESTIMATES + 1]
+    return list(_merged(source, schema, unit, list(_ranges(coarse)), size, mode, surprise, total))
 
 
 def numbered(chunks: list[Chunk]) -> list[Chunk]:
@@ -101,32 +109,32 @@ def _chunk(unit: Unit, low: str | None, high: str | None, rows: int, mode: str) 
     return Chunk(0, unit.target.name, unit.part.name, low, high, low is None, rows, mode)
 
 
-def _driver(source: driver.Connection, schema: str, part: Part) -> tuple[str, str]:
-    """Return the table and column along which the part is walked."""
+def _walked(part: Part) -> list[tuple[str, str]]:
+    """Return the tables, each with the column, along which the part is walked."""
     if part.query is None:
-        return str(part.table), part.chunk_by
-    tied = [(touch.table, touch.column) for touch in part.touches if touch.result == part.chunk_by]
-    if not tied:
-        return "", ""
-    return max(tied, key=lambda pair: estimate(source, f"{qualified(schema, pair[0])} AS src"))
+        return [(str(part.table), part.chunk_by)]
+    return [(touch.table, touch.column) for touch in part.touches if touch.result == part.chunk_by]
 
 
-def _walk(source: driver.Connection, schema: str, table: str, column: str, step: int) -> Iterator[str]:
-    """Yield every step-th value of a column, as text, ascending and without repetition."""
-    name, relation = ident(column), qualified(schema, table)
+def _bounds(source: driver.Connection, schema: str, walks: Sequence[tuple[str, str, int]]) -> list[str]:
+    """Return every step-th value of the columns (table, column, step), as text, ascending and without repetition."""
+    each = " UNION ".join(f"({_walk(source, qualified(schema, table), column, step)})" for table, column, step in walks)
+    return [value for (value,) in driver.rows(source, f"SELECT k::text FROM ({each}) AS bounds (k) ORDER BY bounds.k")]
+
+
+def _walk(source: driver.Connection, relation: str, column: str, step: int) -> str:
+    """Return the query for every step-th value of a column."""
+    name = ident(column)
     if _indexed(source, relation, column):
-        statement = (
+        return (
             f"WITH RECURSIVE walk(k) AS ((SELECT {name} FROM {relation} WHERE {name} IS NOT NULL ORDER BY {name} OFFSET {step} LIMIT 1)"
             f" UNION ALL SELECT (SELECT t.{name} FROM {relation} AS t WHERE t.{name} > walk.k ORDER BY t.{name} OFFSET {step - 1} LIMIT 1)"
-            " FROM walk WHERE walk.k IS NOT NULL) SELECT k::text FROM walk WHERE k IS NOT NULL"
+            " FROM walk WHERE walk.k IS NOT NULL) SELECT k FROM walk WHERE k IS NOT NULL"
         )
-    else:
-        statement = (
-            f"SELECT k::text FROM (SELECT DISTINCT k FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS n"
-            f" FROM {relation} WHERE {name} IS NOT NULL) AS numbered WHERE n % {step} = 0) AS bounds ORDER BY bounds.k"
-        )
-    for (value,) in driver.rows(source, statement):
-        yield value
+    return (
+        f"SELECT DISTINCT k FROM (SELECT {name} AS k, row_number() OVER (ORDER BY {name}) AS n"
+        f" FROM {relation} WHERE {name} IS NOT NULL) AS numbered WHERE n % {step} = 0"
+    )
 
 
 def _indexed(source: driver.Connection, relation: str, column: str) -> bool:
@@ -147,11 +155,12 @@ def _ranges(bounds: list[str]) -> Iterator[tuple[str | None, str | None]]:
 
 
 def _merged(
-    source: driver.Connection, schema: str, unit: Unit, fine: list[tuple[str | None, str | None]], size: int, mode: str
+    source: driver.Connection, schema: str, unit: Unit, fine: list[tuple[str | None, str | None]], size: int, mode: str, surprise: float, total: int
 ) -> Iterator[Chunk]:
     low, rows = fine[0][0], 0
+    least = total // (2 * len(fine))  # of a step: old statistics call ranges empty that they have never seen
     for position, (start, high) in enumerate(fine):
-        rows += estimate(source, unit.part.source(schema, between(start, high, nulls=start is None)))
+        rows += int(surprise * max(least, estimate(source, unit.part.source(schema, between(start, high, nulls=start is None)))))
         if rows >= size * (_STEPS_A_CHUNK - 1) // _STEPS_A_CHUNK or position == len(fine) - 1:
             yield _chunk(unit, low, high, rows, mode)
             low, rows = high, 0
