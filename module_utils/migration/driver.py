@@ -43,6 +43,7 @@ PINNED: Mapping[str, str] = {
     "array_nulls": "on",
     "quote_all_identifiers": "off",
     "exit_on_error": "off",
+    "client_min_messages": "error",  # psycopg2 loses an error when a warning (of a crashing server, say) comes with it
     "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "statement_timeout": "0",

@@ -92,8 +92,16 @@ def pump(source: driver.Connection, select: str, target: driver.Connection, copy
 
 def _raise(source_error: BaseException | None, target_error: BaseException | None) -> None:
     """Raise the cause: the target's error, unless it only saw the source's end."""
-    broken_pipe = isinstance(source_error, BrokenPipeError) or "BrokenPipeError" in str(source_error)
-    if source_error is not None and not (broken_pipe and target_error is not None):
+    if source_error is not None and not (target_error is not None and _saw_the_end(source_error)):
         raise source_error
     if target_error is not None:
         raise target_error
+
+
+def _saw_the_end(error: BaseException | None) -> bool:
+    """Tell whether an error is that nobody reads the pipe any more; psycopg2 may wrap it, in a SystemError even."""
+    while error is not None:
+        if isinstance(error, BrokenPipeError) or "BrokenPipeError" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
