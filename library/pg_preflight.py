@@ -87,6 +87,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
+from ..module_utils.migration.driver import database_errors
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import PREFLIGHT
 from ..module_utils.migration.preflight import run as preflight
@@ -110,7 +111,8 @@ def run(module: AnsibleModule) -> dict[str, object]:
         patience=params["patience"],
     )
     preflight.require_reachable(context)
-    with closing(control.connect(context.control, readonly=True)) as connection:
+    reading = database_errors(context.control.place, "reading the migration's records")
+    with closing(control.connect(context.control, readonly=True)) as connection, reading:
         live = control.current(connection)
         if live is not None and live.state == "open":
             control.require_open(connection, digest)

@@ -136,7 +136,7 @@ carried:
 accounting:
   description:
     - The account of every mapped table of the source, held against the ledgers' figures in the snapshot that was carried. Not there after
-      a run that read several snapshots; their rows are compared instead.
+      a run that read several snapshots; their rows are compared instead, and the sums held against the last of them.
   type: dict
   returned: when chunks were carried
 seconds:
@@ -158,6 +158,7 @@ from ..module_utils.migration.driver import Connection, database_errors
 from ..module_utils.migration.dry_run import Preview, preview, preview_export, preview_import
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
+from ..module_utils.migration.preflight import drift
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.reconcile import reconcile
 from ..module_utils.migration.snapshot.returned import require_not_rolled_back
@@ -237,7 +238,9 @@ def _open_migration(records: Connection, context: Context) -> control.Migration:
 def _transfer(
     context: Context, params: dict[str, Any], migration: control.Migration, options: Options, progress: Progress
 ) -> Outcome:
-    """Carry everything, directly or by way of files."""
+    """Carry everything, directly or by way of files, into targets that are still what preflight saw."""
+    if not params["override_gates"]:
+        drift.require(context)
     if params["via"] == "direct":
         return run(context, migration.plan_time, migration.run_id, options, progress, reconcile)
     folder = Path(params["files_dir"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -114,12 +114,11 @@ class Reader:
         self._connection = context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=SETTINGS, autocommit=True)
         self._cut = threading.Event()
 
-    def counts(self, snapshot: str, paused: Callable[[], bool] = lambda: False) -> Counts | None:
-        """Return what the source has in an exported snapshot, without what the ledgers have put aside; None when nobody holds the snapshot any more.
+    def counts(self, snapshot: str, refused: Refused, paused: Callable[[], bool] = lambda: False) -> Counts | None:
+        """Return what the source has in an exported snapshot; None when nobody holds that any more.
 
         No statement begins while the transfer is `paused`. MigrationError when the source cannot be read.
         """
-        refused = _refused(self._context)
 
         def ask(statement: str) -> list[tuple[Any, ...]]:
             while paused() and not self._cut.wait(_PAUSE):
@@ -149,10 +148,10 @@ class Reader:
         self._connection.close()
 
 
-def counts_in(context: Context, plan_time: str, snapshot: str) -> Counts | None:
+def counts_in(context: Context, plan_time: str, snapshot: str, refused: Refused) -> Counts | None:
     """Return what the source has in an exported snapshot, as Reader.counts() does."""
     with contextlib.closing(Reader(context, plan_time)) as reader:
-        return reader.counts(snapshot)
+        return reader.counts(snapshot, refused)
 
 
 def carried(context: Context) -> dict[str, int]:
@@ -164,12 +163,21 @@ def carried(context: Context) -> dict[str, int]:
     return found
 
 
-def _refused(context: Context) -> dict[tuple[str, str], list[str]]:
+def put_aside(context: Context) -> Refused:
+    """Return the source keys that the ledgers have put aside, by target and part."""
     found: dict[tuple[str, str], list[str]] = {}
     for service in context.plan.services:
         with _reading(context, service) as connection:
             for target, part, key in ledger.all_rejected(connection):
                 found.setdefault((target, part), []).append(key)
+    return found
+
+
+def by_part(rejects: Iterable[Mapping[str, Any]]) -> Refused:
+    """Return the source keys of rejects (target, part, source_key) by target and part."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for reject in rejects:
+        found.setdefault((reject["target"], reject["part"]), []).append(reject["source_key"])
     return found
 
 

@@ -65,7 +65,7 @@ class Closing:
         if not self._accounts or epoch is None or epochs(self._context) != {epoch.id}:
             return
         counts = self._counting.counts(epoch) if self._counting is not None else None
-        counts = counts or balance.counts_in(self._context, self._plan_time, epoch.snapshot)
+        counts = counts or balance.counts_in(self._context, self._plan_time, epoch.snapshot, balance.put_aside(self._context))
         if counts is None:
             return
         found = counts.against(balance.carried(self._context))
@@ -113,7 +113,7 @@ class _Counting:
         self._epoch = epoch
         self._reader = balance.Reader(context, plan_time)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="account")
-        self._future: Future[Counts | None] = self._pool.submit(self._reader.counts, epoch.snapshot, paused)
+        self._future: Future[Counts | None] = self._pool.submit(self._reader.counts, epoch.snapshot, balance.put_aside(context), paused)
 
     def counts(self, epoch: Epoch) -> Counts | None:
         """Wait for the counts; None when they are those of another snapshot, or could not be taken."""

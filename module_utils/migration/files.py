@@ -14,12 +14,12 @@ import functools
 import gzip
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from . import driver, ledger, transfer
+from . import balance, driver, ledger, transfer
 from .chunks import Unit, numbered, plan_chunks, units
 from .closing import Closing, finished
 from .context import Context
@@ -69,10 +69,15 @@ def _export(context: Context, plan_time: str, folder: Path, options: transfer.Op
         ]
         kept_out = [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)]
         entries = _export_all(context, plan_time, snapshot, folder, work, kept_out, options, progress)
+        counts = balance.counts_in(context, plan_time, snapshot, balance.by_part(kept_out))
+        assert counts is not None  # the holder has the snapshot
     finally:
         holder.close()
     refused = write_rejects(folder / REJECTS, kept_out) if kept_out else None
-    manifest = Manifest(context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries, refused)
+    manifest = Manifest(
+        context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries, refused, counts.accounts, dict(counts.expected)
+    )
+    _balance(manifest, _exported(context, manifest))
     manifest.write(folder)
     return manifest
 
@@ -92,9 +97,29 @@ def import_files(
         chunks, rows = _import_all(context, manifest, folder, options, progress)
     with clock("complete"):
         keys = add_all(context, options.maintenance_work_mem)
+        found = _balance(manifest, balance.carried(context))
         with Closing(context, plan_time, accounts=False) as closing:
             closing.complete(_never)
-    return transfer.outcome(context, chunks, rows, keys, 0, (manifest.epoch,), clock)
+    return replace(transfer.outcome(context, chunks, rows, keys, 0, (manifest.epoch,), clock), balance=found)
+
+
+def _balance(manifest: Manifest, carried: Mapping[str, int]) -> balance.Balance:
+    """Return the balance of the source's counts with the rows that each target was given; MigrationError when a sum is off."""
+    found = balance.Counts(manifest.accounts, manifest.expected).against(carried)
+    if not found.passed:
+        raise MigrationError(f"{found.verdict}; remove the folder and export anew")
+    return found
+
+
+def _exported(context: Context, manifest: Manifest) -> dict[str, int]:
+    """Return how many rows of each target the files have."""
+    id_maps = {target.service: target.name for target in context.plan.targets if target.bookkeeping and target.table == "id_map"}
+    found: dict[str, int] = {}
+    for entry in manifest.entries:
+        found[entry.target] = found.get(entry.target, 0) + entry.rows.rows
+        if entry.ids is not None:
+            found[id_maps[entry.service]] = found.get(id_maps[entry.service], 0) + entry.ids.rows
+    return found
 
 
 def _never(_context: Context, _plan_time: str) -> int:
@@ -118,9 +143,7 @@ def _export_all(
     shared = [0.0, 0.0, 0.0]
     settings = {"statement_timeout": str(int(options.statement_timeout * 1000))}
     tell = functools.partial(progress.note, PHASE)
-    refused: dict[tuple[str, str], list[str]] = {}
-    for reject in kept_out:
-        refused.setdefault((reject["target"], reject["part"]), []).append(reject["source_key"])
+    refused = balance.by_part(kept_out)
 
     def one(chunk: ledger.Chunk) -> Entry:
         if not hasattr(local, "source"):

@@ -17,17 +17,18 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import MigrationError
 from .plan import Plan
+from .preflight.accounting import Account
 
 MANIFEST = "manifest.json"
 REJECTS = "rejects.gz"
-VERSION = 2
+VERSION = 3
 
 Rejects = list[dict[str, Any]]
 
@@ -59,7 +60,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder holds and which plan, namespace, timestamp and snapshot it was made with; `rejects` are the rows kept out of it."""
+    """What a folder holds and which plan, namespace, timestamp and snapshot it was made with; `rejects` are the rows kept out of it.
+
+    `accounts` say what became of every source row, `expected` how many rows each target is to be given.
+    """
 
     plan_digest: str
     fingerprint: str
@@ -67,6 +71,8 @@ class Manifest:
     epoch: str
     entries: tuple[Entry, ...]
     rejects: Piece | None = None
+    accounts: tuple[Account, ...] = ()
+    expected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def pieces(self) -> dict[str, Piece]:
@@ -110,7 +116,8 @@ def _read_manifest(folder: Path) -> Manifest:
             raise MigrationError(f"{path}: the manifest is damaged or of another version; copy the folder again or export anew")
         entries = tuple(_entry(item) for item in data["entries"])
         refused = Piece(**data["rejects"]) if data["rejects"] else None
-        return Manifest(data["plan_digest"], data["fingerprint"], data["plan_time"], data["epoch"], entries, refused)
+        accounts = tuple(Account(**item) for item in data["accounts"])
+        return Manifest(data["plan_digest"], data["fingerprint"], data["plan_time"], data["epoch"], entries, refused, accounts, data["expected"])
     except FileNotFoundError as exc:
         raise MigrationError(f"{path}: there is no manifest, so the export has not finished; run it again (migrate_files_step: export)") from exc
     except OSError as exc:

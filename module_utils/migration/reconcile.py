@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
-from . import driver, ids
+from . import balance, driver, ids
 from .context import Context
 from .contract import Contract
 from .equalize import Equalized, Work, equalize
+from .errors import MigrationError
 from .order import parents_first
 from .outcome import Finding
+from .quote import ident
 from .snapshots import read_only_snapshot
 from .spool import Spool
 from .verify import differing_rows
@@ -29,9 +32,31 @@ def reconcile(context: Context, plan_time: str) -> int:
         found = differing_rows(context, plan_time, snapshot)
         # What a service made itself meanwhile stays; validation names it.
         ours = (item for item in found if item.source_key is not None or item.id is None or ids.minted(item.id))
-        return settle(context, plan_time, snapshot, ours).rows
+        written = settle(context, plan_time, snapshot, ours).rows
+        _require_every_row(context, plan_time, snapshot)
+        return written
     finally:
         holder.close()
+
+
+def _require_every_row(context: Context, plan_time: str, snapshot: str) -> None:
+    """Hold the targets' own rows against what the source has in the snapshot; MigrationError when a sum is off.
+
+    Only ids of the form that this migration mints are counted: what a service made itself is its own.
+    """
+    held: dict[str, int] = {}
+    for service in context.plan.services:
+        reading = driver.database_errors(context.targets[service].place, "counting its rows")
+        with contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection, reading:
+            for target in context.plan.of(service):
+                id_ = f"uuid_send({ident(target.id_column)})"
+                minted = f"get_byte({id_}, 6) = 128 AND get_byte({id_}, 8) = 128"
+                held[target.name] = int(driver.scalar(connection, f"SELECT count(*) FROM {target.qualified} WHERE {minted}"))
+    counts = balance.counts_in(context, plan_time, snapshot, balance.put_aside(context))
+    assert counts is not None  # the caller holds the snapshot
+    found = counts.against(held)
+    if not found.passed:
+        raise MigrationError(f"{found.verdict}; run it again: it compares both sides row by row and carries what is missing")
 
 
 def settle(context: Context, plan_time: str, snapshot: str, findings: Iterable[Finding]) -> Equalized:

@@ -214,7 +214,7 @@ def test_a_table_that_may_not_be_read_is_said_once_with_its_grant(
     report = preflight.run(replace(context, source=source), options, None)
     ((rule, _, message),) = stopping(report)
     assert (rule, message.partition(" cannot be read")[0]) == ("privilege", "public.users_profile")
-    assert any(item.next_step == "GRANT SELECT ON public.users_profile TO the reading role" for item in report.findings)
+    assert any(item.next_step == f'GRANT SELECT ON "public"."users_profile" TO "{source.user}"' for item in report.findings)
 
 
 def test_a_table_of_which_some_columns_may_be_read_asks_for_the_grant_once(
@@ -225,7 +225,7 @@ def test_a_table_of_which_some_columns_may_be_read_asks_for_the_grant_once(
     execute(source, "UPDATE users_role SET granted_by = NULL", "REVOKE SELECT ON companies FROM CURRENT_USER", "GRANT SELECT (id) ON companies TO CURRENT_USER")
     report = preflight.run(replace(context, source=source), options, None)
     found = [item for item in report.findings if item.level == "stop" and item.target == "user_service.company_profiles"]
-    assert [(item.rule, item.next_step) for item in found] == [("privilege", "GRANT SELECT ON companies TO the reading role")]
+    assert [(item.rule, item.next_step) for item in found] == [("privilege", f'GRANT SELECT ON "public"."companies" TO "{source.user}"')]
     assert all(item.rule == "privilege" for item in report.findings if item.level == "stop")
 
 

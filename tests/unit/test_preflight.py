@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from types import ModuleType
@@ -120,3 +121,16 @@ def test_one_row_is_a_row(filters: ModuleType) -> None:
     finding = Finding("warn", "mappings/x.yml:3", "case", "m", count=1)
     (line, *_) = filters.preflight_lines({"findings": [finding.to_dict()], "rows": [], "seconds": {}})
     assert line == "WARN case        mappings/x.yml:3: 1 row: m"
+
+
+def test_names_of_any_kind_make_a_flowchart_that_mermaid_reads(plan: Plan) -> None:
+    source = catalog(plan)
+    odd = Reference("r", 'say "hi" #1', ("a|b", "c"), "auth_user", True, "bill-ing", 3)
+    twin = Reference("r", "say_hi", ("a",), "auth_user", True, "bill_ing", 3)
+    graph = dependencies.build(plan, replace(source, schema="auth_service", references=(odd, twin)))
+    text = graph.mermaid()
+    nodes = re.findall(r'^    (n\d+)\["([^"]*)"\]$', text, re.MULTILINE)
+    assert len({name for name, _ in nodes}) == len({label for _, label in nodes}) == len(graph.nodes)
+    for line in text.splitlines()[1:]:
+        assert re.fullmatch(r'  (subgraph g\d+\["[^"]+"\]|end|  n\d+\["[^"]+"\]|n\d+ (-->|-\.->|==>)(\|"[^"]+"\|)? n\d+)', line), line
+    assert "bill-ing.say #34;hi#34; #35;1" in text

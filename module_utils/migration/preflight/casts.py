@@ -24,6 +24,10 @@ PRECISE = (*STAMPS, "time without time zone", "time with time zone", "interval")
 INPUT_IS_VALID = 160000  # pg_input_is_valid() came with PostgreSQL 16
 _NULL_ESCAPE = r"(^|[^\\])(\\\\)*\\u0000"
 _STRING = r'"([^"\\]|\\.)*"'
+_MOVING = r"\m(now|today|tomorrow|yesterday)\M"  # words of time types (manual, 8.5.1.4) whose meaning is another every day
+_FINER = r"\.\d{6}\d*[1-9]"
+_DATED = r"^\s*\d+[-/.]\d+[-/.]|\d\s*[-+]\s*\d|[A-Za-z]{3}|[Zz]\s*$"  # a time with a date or a zone
+_AREAS = ("point", "line", "lseg", "box", "path", "polygon", "circle")  # their = compares areas, or is not there
 # PostgreSQL's name of an encoding: Python's; what WIN1252 leaves open PostgreSQL refuses as well.
 SINGLE_BYTE = {
     "LATIN1": "latin-1", "LATIN2": "iso8859-2", "LATIN5": "iso8859-9", "LATIN9": "iso8859-15", "ISO_8859_5": "iso8859-5",
@@ -42,6 +46,7 @@ _LOSSLESS = {
     ("integer", "double precision"), ("real", "double precision"), ("timestamp with time zone", "timestamp without time zone"),
     ("timestamp without time zone", "timestamp with time zone"), ("jsonb", "json"), ("uuid", "bytea"), ("cidr", "inet"),
     ("time without time zone", "time with time zone"), ("time without time zone", "interval"), ("bit", "bit varying"),
+    ("integer", "oid"), ("bigint", "money"), ("integer", "money"), ("macaddr", "macaddr8"), ("money", "numeric"),
 }  # fmt: skip
 
 
@@ -211,8 +216,10 @@ def changed(raw: str, source: str, value: str, column: ColumnSpec) -> tuple[Cond
 
 
 def _converted(raw: str, source: str, value: str, wire: str) -> list[Condition]:
-    if source == wire or (source, wire) in _LOSSLESS:
+    if source == wire or (source, wire) in _LOSSLESS or wire.removesuffix("[]") in TEXTS or (source in INTEGERS and wire in INTEGERS):
         return []
+    if source in TEXTS:
+        return _read(raw, value, wire)
     if wire in INTEGERS and source in ("numeric", *FLOATS):
         return [Condition("changed", f"({value}) <> ({raw})", f"is rounded to a whole number by {wire}")]
     if wire in FLOATS and source in INTEGERS:
@@ -232,10 +239,43 @@ def _converted(raw: str, source: str, value: str, wire: str) -> list[Condition]:
         return [Condition("changed", f"({raw}) IS NOT NULL", "loses its date")]
     if source == "integer" and wire == "boolean":
         return [Condition("changed", f"({raw}) NOT IN (0, 1)", "is neither 0 nor 1")]
-    if wire == "jsonb" and source in ("json", *TEXTS):
-        pairs = f"{_colons(f'({raw})::text')} <> {_colons(f'({value})::text')}"
-        return [Condition("changed", pairs, "loses duplicate keys of an object")]
-    return []
+    if (source, wire) == ("json", "jsonb"):
+        return [_duplicate_keys(raw, value)]
+    if source == "jsonb":
+        return [Condition("changed", f"coalesce(to_jsonb({value}), 'null') <> ({raw})", f"is not exact as {wire}")]
+    if (source, wire) == ("timestamp with time zone", "time with time zone"):
+        return [Condition("changed", f"({raw}) IS NOT NULL", "loses its date")]
+    if wire.removesuffix("[]") in FLOATS and source.endswith("[]"):  # float to numeric keeps 6 or 15 digits only, to text all
+        return [Condition("changed", f"({value})::text[]::numeric[] <> ({raw})::numeric[]", f"has an item that is not exact as {wire}")]
+    # Any other cast must lead back; where there is no way back, the scan says that it cannot tell.
+    shown = "::text" if source in _AREAS else ""
+    return [Condition("changed", f"(({value})::{source}){shown} <> ({raw}){shown}", f"is not the same as {wire}")]
+
+
+def _read(raw: str, value: str, wire: str) -> list[Condition]:
+    """Return the conditions under which a text, read as a value of the wire type, says less than the text did."""
+    if wire == "jsonb":
+        return [_duplicate_keys(raw, value)]
+    if wire in FLOATS:
+        return [Condition("changed", f"({value})::text::numeric <> CASE WHEN ({value}) IS NULL THEN NULL ELSE ({raw})::numeric END", f"is not exact as {wire}")]
+    if wire not in (*STAMPS, "date", "time without time zone", "time with time zone"):
+        return []
+    known = f"({value}) IS NOT NULL AND ({raw})::text"
+    found = [
+        Condition("changed", f"{known} ~* {literal(_MOVING)}", "is a word whose meaning changes with the clock"),
+        Condition("changed", f"{known} ~ {literal(_FINER)}", "is rounded to 6 digits of a second"),
+    ]
+    if wire in ("date", "timestamp without time zone"):
+        within = f"({value}) BETWEEN '4713-01-02 BC' AND '294276-12-30'"
+        sql = f"CASE WHEN {within} THEN ({raw})::timestamptz <> ({value})::timestamptz ELSE false END"
+        found.append(Condition("changed", sql, "loses its time of day" if wire == "date" else "loses its time zone"))
+    elif wire == "time without time zone":
+        found.append(Condition("changed", f"{known} ~ {literal(_DATED)}", "loses its date or its time zone"))
+    return found
+
+
+def _duplicate_keys(raw: str, value: str) -> Condition:
+    return Condition("changed", f"{_colons(f'({raw})::text')} <> {_colons(f'({value})::text')}", "loses duplicate keys of an object")
 
 
 def _colons(text: str) -> str:

@@ -9,15 +9,19 @@ what differs is looked at; of rows that are not ours the unique columns are comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 
 from .. import driver
 from ..context import Context
+from ..errors import MigrationError
 from ..plan import Target
-from ..quote import ident
-from .contract_checks import PartScan, spec_of
+from ..quote import ident, literal
+from .contract_checks import PartScan
+from .faults import about_rows, said
 from .findings import STOP, WARN, Finding
+from .uniques import Unique, build_uniques
 
 FIRST = 5
 MOST_FOREIGN = 50_000  # rows of a service's own that are compared one by one
@@ -69,13 +73,17 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
             )
         )
         return findings
-    spec = spec_of(context.plan, target)
-    for constraint in spec.constraints if spec else ():
-        if constraint.kind == "unique":
-            findings += _collisions(source, connection, target, scans, constraint.name, constraint.columns, foreign)
-    for index in spec.indexes if spec else ():
-        if index.unique and len(index.columns) == len(index.elements) and index.predicate is None:
-            findings += _collisions(source, connection, target, scans, index.name, index.columns, foreign)
+    for unique in build_uniques(context.plan, target, scans, frozenset()):
+        if not unique.elements:
+            continue
+        try:
+            with driver.database_errors(target.name, unique.name):
+                findings += _collisions(source, connection, unique, foreign)
+        except MigrationError as exc:
+            if not about_rows(exc):
+                raise
+            message, step = f"cannot be compared with rows of the service's own ({said(exc, unique.name)})", "compare them by hand, or simplify the index"
+            findings.append(Finding(STOP, unique.place, "collision", message, step, target.name, ", ".join(unique.columns)))
     return findings
 
 
@@ -97,55 +105,38 @@ def _foreign(source: driver.Connection, connection: driver.Connection, target: T
     return found
 
 
-def _collisions(
-    source: driver.Connection,
-    connection: driver.Connection,
-    target: Target,
-    scans: Sequence[PartScan],
-    name: str,
-    columns: Sequence[str],
-    foreign: Sequence[str],
-) -> list[Finding]:
-    held = _digest([f"{ident(column)}" for column in columns])
-    values = [
-        bytes(row[0])
-        for row in driver.rows(
-            connection,
-            f"SELECT DISTINCT {held} FROM {target.qualified} WHERE {ident(target.id_column)} = ANY (%s::uuid[]) AND {_present(columns, '')}",
-            (list(foreign),),
-        )
-        if row[0] is not None
-    ]
+def _collisions(source: driver.Connection, connection: driver.Connection, unique: Unique, foreign: Sequence[str]) -> list[Finding]:
+    """Return the rows of the source that hold what a row of the service's own holds already in this key."""
+    target = unique.target
+    numeric = {ident(name) for name, kind in zip(target.columns, target.column_types, strict=True) if re.match(r"numeric(\(|$)", kind)}
+    held = ", ".join(f"{sql} AS v{number}" for number, sql in enumerate(unique.elements, 1))
+    ids = literal("{" + ",".join(foreign) + "}")
+    predicate = f" AND ({unique.predicate})" if unique.predicate else ""
+    theirs = f"SELECT {held} FROM {target.qualified} AS {ident(target.table)} WHERE {ident(target.id_column)} = ANY ({ids}::uuid[]){predicate}"
+    digest = _digest(unique, numeric)
+    values = [bytes(row[0]) for row in driver.rows(connection, f"SELECT DISTINCT {digest} FROM ({theirs}) AS every") if row[0] is not None]
     if not values:
         return []
-    keys: list[str] = []
-    for scan in scans:
-        mine = _digest([_text(scan, column) for column in columns])
-        with source.cursor() as cursor:
-            bound = cursor.mogrify("%s", (values,)).decode()
-        statement = f"SELECT key FROM (SELECT {scan.part.key_text} AS key, {mine} AS digest FROM {scan.base}) AS every WHERE digest = ANY ({bound})"
-        keys += [str(row[0]) for row in driver.rows(source, statement)]
+    with source.cursor() as cursor:
+        bound = cursor.mogrify("%s", (values,)).decode()
+    statement = f"SELECT source_key FROM (SELECT source_key, {digest} AS digest FROM ({unique.rows}) AS every) AS digested WHERE digest = ANY ({bound})"
+    keys = sorted((str(row[0]) for row in driver.rows(source, statement)), key=lambda key: (len(key), key))
     if not keys:
         return []
-    keys.sort(key=lambda key: (len(key), key))
-    place = next((cell.place for cell in scans[0].part.cells if cell.name == columns[0]), "") or scans[0].part.path
     return [
         Finding(
-            STOP, place, "collision", f"hold a value that a row of the service's own has already ({name} is unique)",
-            f"change or remove the row in {target.name}, or correct the source", target.name, ", ".join(columns), len(keys), tuple(keys[:FIRST]),
+            STOP, unique.place, "collision", f"hold a value that a row of the service's own has already ({unique.name} is unique)",
+            f"change or remove the row in {target.name}, or correct the source", target.name, ", ".join(unique.columns), len(keys), tuple(keys[:FIRST]),
         )
     ]  # fmt: skip
 
 
-def _text(scan: PartScan, column: str) -> str:
-    value = scan.values[column]
-    return f"encode({value.value}, 'hex')::uuid" if value.cell.is_id else value.value
-
-
-def _digest(columns: Sequence[str]) -> str:
-    joined = " || ".join(f"int4send(octet_length(convert_to(({column})::text, 'UTF8'))) || convert_to(({column})::text, 'UTF8')" for column in columns)
-    return f"sha256({joined})"
-
-
-def _present(columns: Sequence[str], alias: str) -> str:
-    return " AND ".join(f"{alias}{ident(column)} IS NOT NULL" for column in columns)
+def _digest(unique: Unique, numeric: Container[str]) -> str:
+    """Return the sha256 of a key's values (v1..vn) as text, so that equal values are equal: 1.50 is 1.5. NULL where one is and NULLs differ."""
+    joined = []
+    for number, element in enumerate(unique.elements, 1):
+        value = f"trim_scale(v{number})" if element in numeric else f"v{number}"
+        text = f"convert_to(({value})::text, 'UTF8')"
+        field = f"int4send(octet_length({text})) || {text}"
+        joined.append(field if unique.nulls_distinct else f"coalesce({field}, '')")
+    return f"sha256({' || '.join(joined)})"

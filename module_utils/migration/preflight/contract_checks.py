@@ -9,13 +9,14 @@ share, so that one pass answers them all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract import ColumnSpec, Contract, TableSpec
 from ..plan import Cell, Part, Plan, Policy, Predicate, Target, endless, replaced
 from ..quote import ident, literal, qualified
-from . import casts
+from . import casts, indexed
 from .casts import Condition
 from .findings import INFO, STOP, WARN
 
@@ -31,6 +32,7 @@ class Check:
     message: str
     level: str = STOP
     policy: Policy | None = None
+    index: str = ""  # that it is about
 
     @property
     def rejects(self) -> bool:
@@ -70,6 +72,14 @@ class Values:
     unsafe: tuple[Condition, ...] = ()
     length: int | None = None
     proven: bool = False
+    column: ColumnSpec | None = None
+
+    @property
+    def stored(self) -> str:
+        """Return the value as an expression of the target sees it: an id as uuid, char(n) and bit(n) padded."""
+        if self.cell.is_id:
+            return f"encode({self.value}, 'hex')::uuid"
+        return self.value if self.column is None else padded(self.value, self.column)
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,7 @@ def build_scan(
         if cell.is_id:
             values[cell.name] = Values(cell, raw, kind, cell.sql)
             checks += _id_checks(target, part, cell, column is not None and column.not_null, place)
+            checks += _key_checks(plan, target, part, values[cell.name], place)
             continue
         if column is None:
             values[cell.name] = Values(cell, raw, kind, cell.sql)
@@ -176,7 +187,7 @@ def build_scan(
         unsafe = (*casts.unrepresentable(raw, kind, encodings), *impossible) if not cell.constant else impossible
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
-        values[cell.name] = Values(cell, raw, kind, value, unsafe, length, casts.proves(impossible, kind, version))
+        values[cell.name] = Values(cell, raw, kind, value, unsafe, length, casts.proves(impossible, kind, version), column)
         checks += _column_checks(target, values[cell.name], column, guard, cell.name in unique, place)
     if spec:
         for column in spec.columns:
@@ -196,23 +207,30 @@ def build_scan(
             checks.append(Check(parent.place, parent.column, "foreign_key", sql, said, STOP, policy))
     if spec:
         checks += _table_checks(target, part, spec, values)
+        row = {name: item.stored for name, item in values.items()}
+        for large in indexed.too_large(spec, row):
+            said = f"is too large for the index {large.name}: a B-tree takes {indexed.LARGEST} bytes"
+            policy = policy_of(target, large.column, "length") if large.column else None
+            checks.append(Check(part.label, large.column, "length", large.sql, said, STOP, policy, large.name))
     base = part.source(schema)
-    return PartScan(target, part, base, f"{base}{_joins(parents)}", tuple(checks), parents, values, _tries(target, part, values, encodings if spec else None))
+    tries = [*_tries(target, part, values, encodings if spec else None), *(indexed.tries(spec, row) if spec else ())]
+    return PartScan(target, part, base, f"{base}{_joins(parents)}", tuple(checks), parents, values, tuple(tries))
 
 
 def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: str, unique: bool, place: str) -> list[Check]:
     """Return what one column demands of its values; `guard` is true where there is no value to speak of."""
     name, raw, value = values.cell.name, values.raw, values.value
     found = list(values.unsafe)
+    required = column.not_null or (column.domain is not None and column.domain.not_null)
     if not _fits(values, column):
         found += [*casts.refused(value, column), *casts.changed(raw, values.type, value, column)]
-    if column.not_null or (column.domain is not None and column.domain.not_null):
+    if required:
         safe = f"NOT coalesce({guard}, false) AND " if guard else ""
         found.append(Condition("not_null", f"{safe}{value} IS NULL", "is NULL, the column is NOT NULL"))
-        if unique and column.wire_type in casts.TEXTS:
-            found.append(Condition("blank", f"btrim(({value})::text) = ''", "is blank, and the column is unique"))
+    if column.wire_type in casts.TEXTS and ((unique and required) or policy_of(target, name, "blank")):
+        found.append(Condition("blank", f"btrim(({value})::text) = ''", "is blank, and the column is unique" if unique else "is blank"))
     if column.domain is not None:
-        typed = f"({value})::{_bare(column.domain.base)}"
+        typed = padded(value, column)
         for number, check in enumerate(column.domain.checks, 1):
             sql = f"EXISTS (SELECT FROM (SELECT {typed} AS value) AS one WHERE ({check}) IS FALSE)"
             found.append(Condition("check", sql, f"breaks CHECK {number} of the domain {column.type}"))
@@ -229,11 +247,10 @@ def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: st
 
 def _generated(spec: TableSpec, column: ColumnSpec, values: Mapping[str, Values]) -> Values:
     """Return a generated column's value, computed from the others as the target will."""
-    values_of_row = (f"encode({item.value}, 'hex')::uuid" if item.cell.is_id else item.value for item in values.values())
-    row = ", ".join(f"{value} AS {ident(name)}" for name, value in zip(values, values_of_row, strict=True))
+    row = ", ".join(f"{item.stored} AS {ident(name)}" for name, item in values.items())
     sql = f"(SELECT ({column.generated})::{column.wire_type} FROM (SELECT {row}) AS {ident(spec.name)})"
     reads = tuple(dict.fromkeys(read for item in values.values() for read in item.cell.reads))
-    return Values(Cell(column.name, sql, column.wire_type, reads=reads), sql, column.wire_type, sql)
+    return Values(Cell(column.name, sql, column.wire_type, reads=reads), sql, column.wire_type, sql, column=column)
 
 
 def _fits(values: Values, column: ColumnSpec) -> bool:
@@ -274,6 +291,19 @@ def _id_checks(target: Target, part: Part, cell: Cell, not_null: bool, place: st
     if not_null:
         return [Check(place, cell.name, "not_null", f"({cell.key}) IS NULL", "is NULL, the column is NOT NULL", STOP, policy_of(target, cell.name, "not_null"))]
     return []
+
+
+def _key_checks(plan: Plan, target: Target, part: Part, values: Values, place: str) -> list[Check]:
+    """Return the check of a key that is made an integer: what is rounded, or written otherwise, would mint another key's id."""
+    cell = values.cell
+    own = cell.name == target.id_column
+    minted = minting_part(plan, cell.entity) if cell.entity and not own else None
+    keyed = part if own else minted[1] if minted else None
+    if keyed is None or keyed.key_types[0] != "integer" or values.type in casts.INTEGERS:
+        return []
+    shown = "::text" if values.type in casts.TEXTS else ""
+    sql = f"(({values.raw})::int8){shown} <> ({values.raw}){shown}"
+    return [Check(place, cell.name, "changed", sql, "is no whole number, so its id would be another's", STOP, policy_of(target, cell.name, "changed"))]
 
 
 def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str]) -> tuple[Parent, ...]:
@@ -320,7 +350,7 @@ def _table_checks(target: Target, part: Part, spec: TableSpec, values: Mapping[s
         if constraint.kind != "check" or constraint.expression is None:
             continue
         names = [name for name in (constraint.columns or tuple(values)) if name in values]
-        row = ", ".join(f"{values[name].value} AS {ident(name)}" for name in names)
+        row = ", ".join(f"{values[name].stored} AS {ident(name)}" for name in names)
         sql = f"EXISTS (SELECT FROM (SELECT {row}) AS {ident(spec.name)} WHERE ({constraint.expression}) IS FALSE)"
         column = names[0] if names else ""
         policy = next((found for name in names if (found := policy_of(target, name, "check"))), None)
@@ -329,8 +359,10 @@ def _table_checks(target: Target, part: Part, spec: TableSpec, values: Mapping[s
     return result
 
 
-def _bare(base: str) -> str:
-    return base.split("(")[0] if not base.startswith(("timestamp", "time", "interval")) else base
+def padded(value: str, column: ColumnSpec) -> str:
+    """Return a value of a column's wire type with the modifier of types that are stored at their full length."""
+    base = column.domain.base if column.domain else column.type
+    return f"({value})::{base}" if re.match(r"(character|bpchar|bit)\(", base) else value
 
 
 def quoted(values: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from ..plan import Part, Plan, Read
+from ..quote import ident, qualified
 from .contract_checks import minting_part, scanned, spec_of
 from .findings import STOP, Finding
 from .source_catalog import SourceCatalog
@@ -51,7 +52,7 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
 
 
 def check_references(plan: Plan) -> list[Finding]:
-    """Return a finding for each foreign key of the contract whose column does not go through the id map of the table it names."""
+    """Return a finding for each foreign key of the contract whose column goes through the id map of another table than it names."""
     findings = []
     for target in plan.targets:
         spec = spec_of(plan, target)
@@ -61,12 +62,11 @@ def check_references(plan: Plan) -> list[Finding]:
             (name,) = constraint.columns
             wanted = (constraint.foreign.schema, constraint.foreign.table)
             for part in target.parts:
-                cell = next(item for item in part.cells if item.name == name)
-                minted = minting_part(plan, cell.entity) if cell.is_id and cell.entity else None
-                if cell.constant or (minted is not None and (minted[0].schema, minted[0].table) == wanted):
-                    continue
-                through = f"goes through the id map {cell.entity!r}" if cell.is_id else "is no id of this migration"
-                message = f"refers to {'.'.join(wanted)} in the schema SQL, but {through}"
+                cell = next((item for item in part.cells if item.name == name), None)
+                minted = minting_part(plan, cell.entity) if cell is not None and cell.is_id and cell.entity else None
+                if cell is None or minted is None or (minted[0].schema, minted[0].table) == wanted:
+                    continue  # what is no id is held against the other table's rows (hanging.py)
+                message = f"refers to {'.'.join(wanted)} in the schema SQL, but goes through the id map {cell.entity!r}"
                 right = next((item.name for item in plan.entities if item.target == wanted[1]), "")
                 step = f"write {name}: {{from: ..., map: {right}}}" if right else f"mint ids in the mapping of {wanted[1]} (key: {{from: id, mints: ...}})"
                 findings.append(Finding(STOP, cell.place or part.label, "foreign_key", message, step, target.name, name))
@@ -145,7 +145,7 @@ def _unknown_tables(parts: Iterable[Part], source: SourceCatalog) -> list[Findin
             message = f"the source has no table {source.schema}.{name}{_meant(name, source.tables)}{_also(found)}"
             findings.append(Finding(STOP, found[0], "coverage", message, "correct the mapping, or source_schema in the inventory"))
         elif not table.readable:
-            grant = f"GRANT SELECT ON {source.schema}.{name} TO the reading role"
+            grant = f"GRANT SELECT ON {qualified(source.schema, name)} TO {ident(source.role)}"
             findings.append(Finding(STOP, found[0], "privilege", f"{source.schema}.{name} cannot be read{_also(found)}", grant))
     return findings
 

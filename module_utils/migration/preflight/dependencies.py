@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,34 +47,37 @@ class Graph:
         """Return the graph as a Mermaid flowchart (mermaid.js.org)."""
         arrows = {"carries": "-->", "refers": "-.->", "stays": "==>"}
         titles = {"source": "the monolith", "behind": "stays behind"}
+        names = {node: f"n{number}" for number, node in enumerate(self.nodes)}
         lines = ["flowchart LR"]
-        for group in dict.fromkeys(group for _, group in self.nodes):
-            lines.append(f'  subgraph {_id("group " + group)}["{titles.get(group, group)}"]')
-            lines += [f'    {_id(f"{owner} {name}")}["{name}"]' for name, owner in self.nodes if owner == group]
+        for number, group in enumerate(dict.fromkeys(group for _, group in self.nodes)):
+            lines.append(f'  subgraph g{number}["{_text(titles.get(group, group))}"]')
+            lines += [f'    {names[name, owner]}["{_text(name)}"]' for name, owner in self.nodes if owner == group]
             lines.append("  end")
         groups = dict(self.nodes)
         for edge in self.edges:
-            label = f'|"{edge.label}"| ' if edge.label else " "
-            lines.append(f"  {_id(f'{groups[edge.start]} {edge.start}')} {arrows[edge.kind]}{label}{_id(f'{groups[edge.end]} {edge.end}')}")
+            label = f'|"{_text(edge.label)}"| ' if edge.label else " "
+            lines.append(f"  {names[edge.start, groups[edge.start]]} {arrows[edge.kind]}{label}{names[edge.end, groups[edge.end]]}")
         return "\n".join(lines) + "\n"
 
 
 def build(plan: Plan, source: SourceCatalog) -> Graph:
     """Return the graph of a plan on a source."""
-    nodes: dict[str, str] = {}
+    nodes: dict[str, str] = {target.name: target.service for target, _ in scanned(plan)}
     edges: dict[Edge, None] = {}
+    # A schema of the monolith may be called as a service is.
+    called = {table: f"{source.schema}.{table}{' (monolith)' if f'{source.schema}.{table}' in nodes else ''}" for table in source.tables}
     for target, part in scanned(plan):
-        nodes[target.name] = target.service
         for table in part.tables:
-            nodes.setdefault(f"{source.schema}.{table}", "source")
-            edges[Edge(f"{source.schema}.{table}", target.name, "carries", part.name)] = None
+            name = called.get(table, f"{source.schema}.{table}")
+            nodes.setdefault(name, "source")
+            edges[Edge(name, target.name, "carries", part.name)] = None
         for cell in part.cells:
             minted = minting_part(plan, cell.entity) if cell.is_id and cell.key is not None and cell.entity else None
             if minted is not None:
                 edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {cell.entity}")] = None
     for reference in left_behind(plan, source):
         nodes.setdefault(reference.table, "behind")
-        edges[Edge(reference.table, f"{source.schema}.{reference.parent}", "stays", ", ".join(reference.columns))] = None
+        edges[Edge(reference.table, called.get(reference.parent, f"{source.schema}.{reference.parent}"), "stays", ", ".join(reference.columns))] = None
     ordered = sorted(nodes.items(), key=lambda item: ({"source": 0, "behind": 2}.get(item[1], 1), item[1], item[0]))
     return Graph(tuple(ordered), tuple(edges))
 
@@ -139,5 +141,6 @@ def _rows(item: Dependant, counted: Mapping[str, int]) -> str:
     return "rows unknown: it cannot be read and was never analysed" if item.rows is None else f"about {item.rows:,} rows"
 
 
-def _id(name: str) -> str:
-    return re.sub(r"\W", "_", name)
+def _text(name: str) -> str:
+    """Return a name as Mermaid takes it between quotes: what would end or mark it up goes as an entity code."""
+    return "".join(f"#{ord(mark)};" if mark in '"#&<>`\\' or ord(mark) < 32 else mark for mark in name)

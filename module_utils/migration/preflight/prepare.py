@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from .. import driver
 from ..errors import MigrationError
 from ..plan import Cell, Part, Plan, Target
+from ..quote import ident, qualified
 from .contract_checks import PartScan, build_scan, minting_part, raw_expressions, raw_sql, scanned
 from .faults import LOCKED, NO_PRIVILEGE, about_rows, said, state
 from .findings import STOP, Finding
@@ -59,7 +60,7 @@ def prepare(
                 barred.update(held)
                 findings.append(_locked_finding(target, part, source.schema, held or wanted))
             elif about_rows(exc):
-                findings += _diagnose(connection, target, part, source.schema)
+                findings += _diagnose(connection, target, part, source)
             else:
                 raise
             continue
@@ -125,16 +126,17 @@ def _constants(connection: driver.Connection, target: Target, part: Part) -> lis
     return findings
 
 
-def _diagnose(connection: driver.Connection, target: Target, part: Part, schema: str) -> list[Finding]:
+def _diagnose(connection: driver.Connection, target: Target, part: Part, source: SourceCatalog) -> list[Finding]:
     """Return what the source does not understand: the part's source as a whole, else its columns, each asked for alone.
 
     Columns that fail alike share one finding.
     """
+    schema = source.schema
     try:
         with driver.database_errors(part.label, "its source"):
             driver.rows(connection, f"SELECT 1 FROM {part.source(schema)} LIMIT 0")
     except MigrationError as exc:
-        return [_not_understood(exc, part.label, "its source", target, (), f"correct the source of {part.label}")]
+        return [_not_understood(exc, source, part.label, "its source", target, (), f"correct the source of {part.label}")]
     failed: dict[str, tuple[MigrationError, list[Cell]]] = {}
     for cell in part.cells:
         for expression in (cell.key or "NULL", cell.sql):
@@ -148,7 +150,7 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, schema:
     for error, cells in failed.values():
         names = tuple(cell.name for cell in cells)
         findings.append(
-            _not_understood(error, cells[0].place or part.label, names[0], target, names, f"correct the mapping of {target.name}: {', '.join(names)}")
+            _not_understood(error, source, cells[0].place or part.label, names[0], target, names, f"correct the mapping of {target.name}: {', '.join(names)}")
         )
     return findings or [
         Finding(
@@ -162,14 +164,19 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, schema:
     ]
 
 
-def _not_understood(exc: MigrationError, place: str, doing: str, target: Target, columns: tuple[str, ...], step: str) -> Finding:
+def _not_understood(
+    exc: MigrationError, source: SourceCatalog, place: str, doing: str, target: Target, columns: tuple[str, ...], step: str
+) -> Finding:
     message = said(exc, doing)
     column = columns[0] if len(columns) == 1 else ""
+    role = ident(source.role)
     if state(exc) != NO_PRIVILEGE:
         return Finding(STOP, place, "type", message, step, target.name, column)
     if "row-level security" in message:
-        return Finding(STOP, place, "privilege", message, "ALTER ROLE of the reading role BYPASSRLS (docs/privileges.md)", target.name)
-    kind, name = found.groups() if (found := re.match(r"permission denied for (?:materialized )?(\w+) (\S+)", message)) else ("", "")
+        return Finding(STOP, place, "privilege", message, f"ALTER ROLE {role} BYPASSRLS (docs/privileges.md)", target.name)
+    found = re.match(r"permission denied for (?:materialized |foreign )?(\w+) (.+?) \[SQLSTATE", message)
+    kind, name = found.groups() if found else ("", "")
+    quoted = qualified(source.schema, name) if name in source.tables else ident(name) if name else ""
     grants = {"schema": "USAGE ON SCHEMA", "function": "EXECUTE ON FUNCTION", "table": "SELECT ON", "view": "SELECT ON"}
-    grant = f"GRANT {grants[kind]} {name} TO the reading role" if kind in grants else "grant it to the reading role (docs/privileges.md)"
+    grant = f"GRANT {grants[kind]} {quoted} TO {role}" if kind in grants else f"grant it to {role} (docs/privileges.md)"
     return Finding(STOP, place, "privilege", message, grant, target.name, column)

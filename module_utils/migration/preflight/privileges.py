@@ -19,15 +19,15 @@ def check_source(connection: driver.Connection, name: str) -> list[Finding]:
     """Return what the reading role cannot read, and what change capture would need besides."""
     with driver.database_errors(name, "reading privileges"):
         reader, replication, bypass = driver.rows(connection, _ROLE)[0]
-        unreadable = [row[0] for row in driver.rows(connection, _UNREADABLE)]
+        unreadable = driver.rows(connection, _UNREADABLE)
         hidden = [row[0] for row in driver.rows(connection, _ROW_SECURITY)] if not bypass else []
         objects = driver.scalar(connection, _LARGE_OBJECTS)
         foreign = [row[0] for row in driver.rows(connection, _NOT_MINE)]
     findings = check_connections(connection, name)
     if unreadable:
-        message = f"{reader} cannot read {_listed(unreadable)}, so the snapshot (pg_dump) would fail"
-        grant = f"GRANT pg_read_all_data TO {ident(reader)}; or GRANT SELECT on each (docs/privileges.md)"
-        findings.append(Finding(STOP, name, "privilege", message, grant, count=len(unreadable)))
+        names = [f"{schema}.{table}" for schema, table, _, _ in unreadable]
+        message = f"{reader} cannot read {_listed(names)}, so the snapshot (pg_dump) would fail"
+        findings.append(Finding(STOP, name, "privilege", message, _reading(unreadable, reader), count=len(unreadable)))
     if hidden:
         message = f"row level security hides rows of {_listed(hidden)} from {reader}: they would be left behind in silence"
         findings.append(Finding(STOP, name, "privilege", message, f"ALTER ROLE {ident(reader)} BYPASSRLS", count=len(hidden)))
@@ -82,13 +82,16 @@ def check_target(connection: driver.Connection, name: str, schemas: Iterable[str
 def check_control(connection: driver.Connection, name: str) -> list[Finding]:
     """Return whether the records of the migration can be kept."""
     with driver.database_errors(name, "reading privileges"):
-        database, user, create, there, writable = driver.rows(connection, _CONTROL)[0]
-    if there and not writable:
-        grant = f"GRANT USAGE ON SCHEMA migration, and INSERT, UPDATE, SELECT on its tables, TO {ident(user)}"
+        database, user, create, tables, open_, writable, filling = driver.rows(connection, _CONTROL)[0]
+    if tables == 2 and not (open_ and writable):
+        grant = f"GRANT USAGE ON SCHEMA migration TO {ident(user)}; GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA migration TO {ident(user)}"
         return [Finding(STOP, name, "privilege", f"{user} cannot write the migration's records", grant)]
-    if not there and not create:
+    if tables < 2 and not create:
         grant = f"GRANT CREATE ON DATABASE {ident(database)} TO {ident(user)}"
         return [Finding(STOP, name, "privilege", f"{user} cannot create the schema of the migration's records", grant)]
+    if tables < 2 and not filling:
+        grant = f"GRANT USAGE, CREATE ON SCHEMA migration TO {ident(user)}"
+        return [Finding(STOP, name, "privilege", f"{user} cannot create the tables of the migration's records", grant)]
     return []
 
 
@@ -106,6 +109,19 @@ def check_connections(connection: driver.Connection, name: str) -> list[Finding]
     return findings
 
 
+def _reading(unreadable: Sequence[tuple[str, str, bool, bool]], reader: str) -> str:
+    """Return the GRANTs for relations of (schema, name, whether the schema may be used, whether it may be read), all names quoted."""
+    closed = dict.fromkeys(schema for schema, _, usable, _ in unreadable if not usable)
+    tables = [(schema, table) for schema, table, _, readable in unreadable if not readable]
+    steps = [f"GRANT USAGE ON SCHEMA {', '.join(closed)} TO {ident(reader)}"] if closed else []
+    if len(tables) > LISTED:
+        schemas = ", ".join(dict.fromkeys(schema for schema, _ in tables))
+        steps += [f"GRANT SELECT ON ALL {kind} IN SCHEMA {schemas} TO {ident(reader)}" for kind in ("TABLES", "SEQUENCES")]
+    elif tables:
+        steps.append(f"GRANT SELECT ON {', '.join(f'{schema}.{table}' for schema, table in tables)} TO {ident(reader)}")
+    return "; ".join(steps)
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
@@ -115,10 +131,11 @@ _ROLE = """
 SELECT current_user::text, s.rolreplication OR s.rolsuper, s.rolbypassrls OR s.rolsuper FROM pg_roles s WHERE s.rolname = current_user
 """
 _UNREADABLE = f"""
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT quote_ident(n.nspname), quote_ident(c.relname), has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'S', 'm') AND {_USER_TABLES}
 AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1
+AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1, 2
 """
 _ROW_SECURITY = f"""
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -149,9 +166,13 @@ JOIN unnest(%s::text[], %s::text[]) AS wanted (schema, name) ON n.nspname = want
 WHERE c.relkind IN ('r', 'p') AND has_schema_privilege(n.oid, 'USAGE') ORDER BY 1
 """
 _CONTROL = """
-SELECT current_database(), current_user::text, has_database_privilege(current_database(), 'CREATE'), to_regnamespace('migration') IS NOT NULL,
-       CASE WHEN to_regclass('migration.records') IS NULL THEN has_database_privilege(current_database(), 'CREATE')
-            ELSE has_table_privilege(to_regclass('migration.records')::oid, 'INSERT') END
+SELECT current_database(), current_user::text, has_database_privilege(current_database(), 'CREATE'), count(c.oid),
+       coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE')), false),
+       coalesce(bool_and(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                         AND (c.relname = 'records' OR has_table_privilege(c.oid, 'UPDATE'))), false),
+       coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE')), true)
+FROM (VALUES ('migration')) AS wanted (schema) LEFT JOIN pg_namespace n ON n.nspname = wanted.schema
+LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r' AND c.relname IN ('migrations', 'records')
 """
 _CONNECTIONS = """
 SELECT r.rolname::text, CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END,

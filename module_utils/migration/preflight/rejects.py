@@ -18,7 +18,7 @@ from ..context import Context
 from ..errors import MigrationError
 from ..plan import Plan
 from ..snapshots import read_only_snapshot
-from . import source_catalog
+from . import hanging, source_catalog
 from .contract_checks import PartScan
 from .prepare import prepare
 from .uniques import Unique, build_uniques
@@ -111,10 +111,13 @@ class _Search:
             for unique in build_uniques(self.plan, target, mine, self.catalog.proven)
             if unique.policy is not None and unique.policy.policy == "quarantine"
         ]
+        references = [item for item in hanging.build(self.plan, self.scans) if item.parents]
         before = -1
         while self.total != before:
             before = self.total
             self._dependants()
+            for reference in references:
+                self._hanging(reference)
             for unique, scans in uniques:
                 self._duplicates(unique, scans)
         return (*(reject for rows in self.found.values() for reject in rows.values()), *self._id_map_rows())
@@ -173,6 +176,17 @@ class _Search:
             bound = cursor.mogrify("%s::text[]", (keys,)).decode()
         for key, row_id, parent in driver.rows(self.connection, f"{statement} {glue} ({child})::text = ANY ({bound}) LIMIT {self.cap + 1}"):
             self._add(scan, key, row_id, "dependant", column, f"refers to a quarantined row of {entity}", f"{entity} {parent}")
+
+    def _hanging(self, reference: hanging.Reference) -> None:
+        """Put aside what hangs, by the operator's policy, and what refers to a row that stays behind, in any case."""
+        refused = {place: keys for scan in reference.parents if (keys := self.found[place := (scan.target.name, scan.part.name)])}
+        if not reference.rejects and not refused:
+            return
+        for key, row_id, place, stays in driver.rows(self.connection, f"{reference.hanging(refused)} LIMIT {self.cap + 1}"):
+            if stays or reference.rejects:
+                rule, what = ("dependant", "a quarantined row") if stays else ("foreign_key", "no row")
+                other = f"{reference.foreign.schema}.{reference.foreign.table}"
+                self._add(reference.scans[place], key, row_id, rule, ", ".join(reference.columns), f"refers to {what} of {other}")
 
     def _duplicates(self, unique: Unique, scans: Sequence[PartScan]) -> None:
         by_part = {scan.part.name: scan for scan in scans}

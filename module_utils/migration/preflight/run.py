@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from .. import control as records
-from .. import ddl, driver
+from .. import driver
 from ..context import Context
-from ..contract import Contract
-from ..ddl_schema import UNCHANGED, plan_schema
 from ..errors import MigrationError
 from ..gates import PREFLIGHT
-from ..plan import Plan
 from ..progress import Progress
-from ..quote import ident
 from ..sessions.announce import reset_links
 from ..sessions.store import StoreOptions
 from ..throttle import Limits
-from . import accounting, collisions, coverage, dependencies, estimates, readiness, rejects, scan, source_catalog, way_back
+from . import accounting, collated, collisions, coverage, dependencies, drift, estimates, hanging, readiness, rejects, scan, source_catalog, way_back
 from .contract_checks import scanned as scanned_parts
-from .faults import LOCKED, explained, state
+from .faults import explained
 from .findings import INFO, STOP, WARN, Finding, ordered, stops
 from .pace import Impatient, Pace
 from .readiness import require_reachable
@@ -38,11 +33,6 @@ APPLICATION_NAME = "edulink-migration preflight"
 # Large generated expressions make just-in-time compilation slower than running them; grouping a million keys fits 128 MB.
 # Waiting for a lock makes others wait behind us, so it is short; what we take ourselves is ACCESS SHARE, which only DDL minds.
 GENTLE = {"jit": "off", "work_mem": "128MB", "lock_timeout": "2s"}
-# Bit 2 of tgtype is INSERT (src/include/catalog/pg_trigger.h).
-_FIRING = """
-SELECT tgname::text FROM pg_trigger
-WHERE tgrelid = to_regclass(%s) AND NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 4 > 0 ORDER BY 1
-"""
 ANY_TIME = "2000-01-01 00:00:00"  # stands for the plan's timestamp before one is pinned
 
 
@@ -126,8 +116,7 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
         elsewhere = coverage.check_database(context.plan, catalog, context.source.name, context.source.dbname)
         findings += elsewhere or coverage.check(context.plan, catalog)
         findings += coverage.check_references(context.plan)
-        findings += _drift(context)
-        findings += _triggers(context.plan, targets)
+        findings += drift.check(context, targets, GENTLE)
         findings += dependencies.check(context.plan, catalog, dependencies.count_unknown(source, context.plan, catalog))
         sessions = catalog.tables.get("django_session")
         findings += readiness.check_store(options.store, sessions.size if sessions else 0)
@@ -147,6 +136,9 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
             scanned = scan.run(source, context.plan, catalog, encodings, blocked=blocked, pace=pace, progress=told)
             findings += scanned.findings
             rows = scanned.rows
+            pace.breathe()
+            findings += hanging.check(source, targets, hanging.build(context.plan, scanned.scans))
+            findings += collated.check(source, targets, context.plan, scanned.uniques) + collated.doubts(context.plan)
             lap("contract")
             aside: tuple[rejects.Reject, ...] = ()
             if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
@@ -190,32 +182,3 @@ def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Findin
     ]
     listed = [{"target": key[0], "part": key[1], "rule": key[2], "column": key[3], "rows": number} for key, number in counts.items()]
     return findings, listed, kept
-
-
-def _drift(context: Context) -> list[Finding]:
-    """Return where an existing target differs from the contract."""
-    findings = []
-    for service, data in context.plan.contracts:
-        contract = Contract.from_dict(data)
-        try:
-            comparing = driver.database_errors(service, "comparing it with the schema SQL")
-            with closing(ddl.connect(context.targets[service], contract, readonly=True, settings=GENTLE)) as connection, comparing:
-                plan_schema(connection, contract)
-        except MigrationError as exc:
-            if state(exc) == LOCKED:
-                raise
-            said = str(exc).partition(UNCHANGED)[0]
-            findings.append(Finding(STOP, service, "drift", said, f"bring the database and roles/schema/files/{service} together"))
-    return findings
-
-
-def _triggers(plan: Plan, targets: Mapping[str, driver.Connection]) -> list[Finding]:
-    """Return the triggers of existing target tables that would fire for each row that is written there."""
-    findings = []
-    for target in plan.targets:
-        with driver.database_errors(target.service, "reading its triggers"):
-            fired = driver.rows(targets[target.service], _FIRING, (target.qualified,))
-        for (name,) in fired:
-            step = f"ALTER TABLE {target.qualified} DISABLE TRIGGER {ident(name)} until validate has passed"
-            findings.append(Finding(WARN, target.name, "trigger", f"the trigger {name} fires for every row that the migration writes and may change it", step))
-    return findings

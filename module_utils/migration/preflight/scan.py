@@ -65,7 +65,7 @@ def run(
             uniques.append(unique)
             pace.breathe()
             start = time.monotonic()
-            findings += _unique(connection, unique)
+            findings += _duplicates(connection, unique)
             read = sum(rows.get((target.name, part.part.name), 0) for part in unique.parts)
             pace.rest(read, 0, time.monotonic() - start)
     return Scanned(rows, tuple(findings), scans, tuple(uniques))
@@ -128,7 +128,7 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
             if not about_rows(exc):
                 raise
             findings[name] = _culprit(connection, scan, name, sql, exc)
-    left = [check for check in scan.checks if check.column not in findings]
+    left = [check for check in scan.checks if check.column not in findings and check.index not in findings]
     try:
         total, counts = _count(connection, scan, scan.source, left, ())
         return total, [*findings.values(), *(_finding(connection, scan, check, count) for check, count in zip(left, counts, strict=True) if count)]
@@ -153,8 +153,13 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
 
 
 def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str, error: MigrationError) -> Finding:
-    """Return a finding for an expression that raises, with the first key found by halving the rows."""
-    cell = scan.values[name].cell
+    """Return a finding for an expression that raises, with the first key found by halving the rows; or that the source does not know it."""
+    values = scan.values.get(name)
+    place = (values.cell.place if values else "") or scan.part.label
+    what, column = (f"make {values.cell.type} of it", name) if values else (f"compute the index {name}", "")
+    if not values and state(error).startswith("42"):
+        message, step = f"the source cannot tell whether the index {name} can be built ({said(error, name)})", "make sure that it holds for every row"
+        return Finding(WARN, place, "type", message, step, scan.target.name)
     rule = _RAISED.get(state(error), "type")
     low, high = 0, int(driver.scalar(connection, f"SELECT count(*) FROM {scan.base}"))
     while high - low > 1:
@@ -168,8 +173,8 @@ def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str,
             high = middle
     keys = driver.rows(connection, f"SELECT {scan.part.key_text} FROM {scan.base} ORDER BY {scan.order} OFFSET {low} LIMIT 1")
     return Finding(
-        STOP, cell.place or scan.part.label, rule, f"at least one row: the source cannot make {cell.type} of it ({said(error, name)})",
-        "correct the rows in the source, or write an expression that holds for every row", scan.target.name, name, None, tuple(str(row[0]) for row in keys),
+        STOP, place, rule, f"at least one row: the source cannot {what} ({said(error, name)})",
+        "correct the rows in the source, or write an expression that holds for every row", scan.target.name, column, None, tuple(str(row[0]) for row in keys),
     )  # fmt: skip
 
 
@@ -196,6 +201,18 @@ def _level(check: Check, target: Target) -> tuple[str, str]:
     if target.bookkeeping:
         return STOP, "correct the rows in the source"
     return STOP, f"correct the rows in the source, or choose in the mapping: policies: {{{check.column}: {{{check.rule}: quarantine}}}}"
+
+
+def _duplicates(connection: driver.Connection, unique: Unique) -> list[Finding]:
+    """Return what _unique() finds, or that the source cannot tell."""
+    try:
+        return _unique(connection, unique)
+    except MigrationError as exc:
+        if not about_rows(exc):
+            raise
+        cause = said(exc, f"looking for duplicates of {unique.name}")
+        message, step = f"the source cannot tell whether {unique.name} would be unique ({cause})", "simplify the index, or correct the rows"
+        return [Finding(STOP, unique.place, "unique", message, step, unique.target.name, ", ".join(unique.columns))]
 
 
 def _unique(connection: driver.Connection, unique: Unique) -> list[Finding]:

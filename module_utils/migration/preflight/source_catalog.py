@@ -63,6 +63,7 @@ class SourceCatalog:
     schema: str
     tables: Mapping[str, SourceTable]
     references: tuple[Reference, ...]
+    role: str = "the reading role"
 
     @property
     def primary_keys(self) -> dict[str, str]:
@@ -82,10 +83,10 @@ def read(connection: driver.Connection, schema: str) -> SourceCatalog:
         columns.setdefault(table, {})[name] = SourceColumn(name, kind, not_null)
     keys: dict[str, tuple[str, ...]] = {}
     unique: dict[str, set[str]] = {}
-    for table, names, primary in driver.rows(connection, _KEYS, (schema,)):
+    for table, names, primary, inherited in driver.rows(connection, _KEYS, (schema,)):
         if primary:
             keys[table] = tuple(names)
-        if len(names) == 1:
+        if len(names) == 1 and not inherited:  # an index does not see the rows of tables that inherit
             unique.setdefault(table, set()).add(names[0])
     tables = {
         name: SourceTable(name, kind, columns.get(name, {}), keys.get(name, ()), frozenset(unique.get(name, ())), float(count), int(size), readable)
@@ -95,7 +96,7 @@ def read(connection: driver.Connection, schema: str) -> SourceCatalog:
         Reference(name, table, tuple(own), parent, valid, home, float(count))
         for name, table, own, parent, valid, home, count in driver.rows(connection, _REFERENCES, (schema,))
     )
-    return SourceCatalog(schema, tables, references)
+    return SourceCatalog(schema, tables, references, str(driver.scalar(connection, "SELECT current_user::text")))
 
 
 _TABLES = """
@@ -110,12 +111,12 @@ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
 """
 _KEYS = """
-SELECT c.relname, array_agg(a.attname::text ORDER BY k.place), i.indisprimary
+SELECT c.relname, array_agg(a.attname::text ORDER BY k.place), i.indisprimary, c.relkind = 'r' AND c.relhassubclass
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
 WHERE n.nspname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
-GROUP BY c.relname, i.indexrelid, i.indisprimary ORDER BY 1, 3
+GROUP BY c.relname, c.relkind, c.relhassubclass, i.indexrelid, i.indisprimary ORDER BY 1, 3
 """
 _REFERENCES = """
 SELECT r.conname, c.relname, own.names, p.relname, r.convalidated, h.nspname, c.reltuples

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,8 @@ class Unique:
     fold: bool
     place: str
     policy: Policy | None
+    elements: tuple[str, ...] = ()  # SQL over the target's own row, as v1..vn are over the projection's
+    predicate: str | None = None
     level: str = STOP
 
     @property
@@ -92,31 +95,40 @@ def _unique(
     proven: frozenset[tuple[str, str]],
 ) -> list[Unique]:
     columns = tuple(column for _, column in elements if column)
-    wanted = columns if len(columns) == len(elements) and predicate is None else tuple(column.name for column in spec.columns)
+    wanted = tuple(dict.fromkeys(columns)) if len(columns) == len(elements) and predicate is None else tuple(column.name for column in spec.columns)
     single = columns[0] if len(elements) == len(columns) == 1 else None
     column = spec.column(single) if single else None
-    blank_apart = bool(column and column.not_null and column.wire_type in casts.TEXTS)
-    if not blank_apart and len(scans) == 1 and predicate is None and any(_copied(scans[0], name) in proven for name in columns):
+    blank_apart = bool(column and column.wire_type in casts.TEXTS and (column.not_null or policy_of(target, column.name, "blank")))
+    if not blank_apart and nulls_distinct and len(scans) == 1 and predicate is None and any(_copied(scans[0], spec, name) in proven for name in columns):
         return []
     citext = {item.name for item in spec.columns if item.type.endswith("citext")}
+    compared = tuple(f"lower({sql})" if column in citext else sql for sql, column in elements)
     parts = []
     for number, scan in enumerate(scans):
-        inner = ", ".join(f"{scan.values[item].value} AS {ident(item)}" for item in wanted)
-        outer = ", ".join(f"{f'lower({sql})' if column in citext else sql} AS v{i}" for i, (sql, column) in enumerate(elements, 1))
+        inner = ", ".join(f"{scan.values[item].stored} AS {ident(item)}" for item in wanted)
+        outer = ", ".join(f"{sql} AS v{i}" for i, sql in enumerate(compared, 1))
         where = f" WHERE ({predicate})" if predicate else (f" WHERE btrim(({ident(single)})::text) <> ''" if single and blank_apart else "")
         body = f"SELECT {inner}, {scan.part.key_text} AS __key, {scan.part.id_cell.sql} AS __id FROM {scan.base}"
-        parts.append(UniquePart(scan.part, f"SELECT {outer}, __key AS source_key, __id AS id, {number} AS place FROM ({body}) AS one{where}"))
+        parts.append(UniquePart(scan.part, f"SELECT {outer}, __key AS source_key, __id AS id, {number} AS place FROM ({body}) AS {ident(spec.name)}{where}"))
+    columns = columns or tuple(column.name for column in spec.columns if any(_names(sql, column.name) for sql, _ in elements))
     first = columns[0] if columns else elements[0][0]
     place = next((cell.place for cell in scans[0].part.cells if cell.name == first), "") or scans[0].part.path
     policy = next((found for column in columns if (found := policy_of(target, column, "unique"))), None)
-    return [Unique(target, name, columns or (first,), len(elements), tuple(parts), nulls_distinct, blank_apart, place, policy)]
+    return [
+        Unique(target, name, columns or (first,), len(elements), tuple(parts), nulls_distinct, blank_apart, place, policy, compared, predicate)
+    ]
 
 
-def _copied(scan: PartScan, column: str) -> tuple[str, str] | None:
-    """Return the source table and column that a cell copies (an id copies its key), or None."""
+def _names(sql: str, column: str) -> bool:
+    return re.search(rf'(?<![\w"])"?{re.escape(column)}"?(?![\w"])', sql) is not None
+
+
+def _copied(scan: PartScan, spec: TableSpec, column: str) -> tuple[str, str] | None:
+    """Return the source table and column that a cell copies with equality kept (an id copies its key), or None."""
     part = scan.part
-    cell = scan.values[column].cell
-    if part.table is None or len(cell.reads) != 1:
+    values = scan.values[column]
+    if part.table is None or len(values.cell.reads) != 1 or values.unsafe:
         return None
-    raw = scan.values[column].raw
-    return (part.table, cell.reads[0]) if raw == f"src.{ident(cell.reads[0])}" and not scan.values[column].unsafe else None
+    target = spec.column(column)
+    kept = values.cell.is_id or (values.type == values.cell.type and target is not None and not target.type.endswith("citext") and not target.collation)
+    return (part.table, values.cell.reads[0]) if kept and values.raw == f"src.{ident(values.cell.reads[0])}" else None
