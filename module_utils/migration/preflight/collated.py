@@ -77,8 +77,10 @@ def doubts(plan: Plan) -> list[Finding]:
     findings = []
     for target in plan.targets:
         spec = spec_of(plan, target)
-        for name, text in _conditions(spec) if spec else ():
-            for column in spec.columns if spec else ():
+        if spec is None:
+            continue
+        for name, text in _conditions(spec):
+            for column in spec.columns:
                 why = _doubtful(column, text)
                 if why and re.search(rf'(?<!\w)"?{re.escape(column.name)}"?(?!\w)', text):
                     message = f"{name} was judged {why}, which the source does not know"

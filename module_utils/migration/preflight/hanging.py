@@ -98,9 +98,8 @@ def build(plan: Plan, scans: Sequence[PartScan]) -> tuple[Reference, ...]:
             parents = _of(other, scans) if other else ()
             if other is not None and not parents:
                 continue  # it cannot be read, and that has been said
-            first = next(cell for cell in target.parts[0].cells if cell.name == constraint.columns[0])
+            place = next((cell.place for cell in target.parts[0].cells if cell.name == constraint.columns[0]), "") or target.parts[0].label
             policy = next((chosen for name in constraint.columns if (chosen := policy_of(target, name, "foreign_key"))), None)
-            place = first.place or target.parts[0].label
             found.append(Reference(target, constraint.name, constraint.columns, foreign, mine, parents, place, policy))
     return tuple(found)
 
