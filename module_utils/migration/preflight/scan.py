@@ -157,7 +157,7 @@ def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str,
     values = scan.values.get(name)
     place = (values.cell.place if values else "") or scan.part.label
     what, column = (f"make {values.cell.type} of it", name) if values else (f"compute the index {name}", "")
-    if not values and state(error).startswith("42"):
+    if not values and state(error).startswith(("42", "3F")):  # something that it does not know, or that is in no schema of its own
         message, step = f"the source cannot tell whether the index {name} can be built ({said(error, name)})", "make sure that it holds for every row"
         return Finding(WARN, place, "type", message, step, scan.target.name)
     rule = _RAISED.get(state(error), "type")
