@@ -364,7 +364,7 @@ class Bench:
         driver.rows(
             self.writer,
             f"DROP SCHEMA IF EXISTS svc CASCADE; CREATE SCHEMA svc; {TYPES} {case.target_sql}"
-            f" DROP TABLE IF EXISTS rows; CREATE TABLE rows (id bigint PRIMARY KEY, {source})",
+            f" DROP TABLE IF EXISTS rows, hidden; CREATE TABLE rows (id bigint PRIMARY KEY, {source})",
         )
         for number, row in enumerate(case.rows, 1):
             listed = ", ".join("NULL" if value is None else literal(value) for value in row)

@@ -65,7 +65,10 @@ def run(
             uniques.append(unique)
             pace.breathe()
             start = time.monotonic()
-            findings += _duplicates(connection, unique)
+            found = _duplicates(connection, unique)
+            if any(item.count is None and item.keys and item.target == target.name for item in findings):
+                found = [item for item in found if item.count is not None]  # the row that no key can be made of is named already
+            findings += found
             read = sum(rows.get((target.name, part.part.name), 0) for part in unique.parts)
             pace.rest(read, 0, time.monotonic() - start)
     return Scanned(rows, tuple(findings), scans, tuple(uniques))
