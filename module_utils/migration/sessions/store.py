@@ -34,6 +34,7 @@ OLDEST_INDEX = (7, 0)  # EXPIREAT ... GT
 
 _FULL = "it is full; raise maxmemory and run playbooks/sessions.yml again"
 _WRAPPED = {
+    "unknown command `HELLO`": "it is too old; upgrade it to Redis 6.2 or newer",
     "-OOM ": _FULL,
     "-READONLY ": "give its primary, then run playbooks/sessions.yml again",
     "The user executing the script can't run": "docs/sessions.md lists what the ACL user needs",
@@ -244,7 +245,7 @@ class Store:
         except redis.exceptions.RedisClusterException as exc:  # is no RedisError: no node answered, or they disagree
             raise MigrationError(f"{place}: {doing}: {_line(exc)}; check session_store_hosts and session_store_tls*") from exc
         except redis.exceptions.RedisError as exc:
-            # Redis 6.2 wraps what a script was told.
+            # Redis 6.2 wraps what a script was told, and one older than 6 knows no HELLO.
             step = next((f"; {step}" for sign, step in _WRAPPED.items() if sign in str(exc)), "; run playbooks/sessions.yml again")
             raise MigrationError(f"{place}: {doing}: {_line(exc)}{step}") from exc
 
