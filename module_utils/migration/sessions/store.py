@@ -329,4 +329,5 @@ def _client(options: StoreOptions) -> Any:
 
 def _line(exc: BaseException | None) -> str:
     lines = str(exc).strip().splitlines()
-    return lines[0] if lines else type(exc).__name__
+    # An unknown command is quoted with its arguments, among them a password.
+    return lines[0].partition(", with args")[0] if lines else type(exc).__name__
