@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import threading
 import time
@@ -119,6 +120,7 @@ class ActionModule(ActionBase):
         """Run the module; its result is returned as it is."""
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
+        _end_with_ansible()
         local = self._connection.transport == "local"
         if self._task.async_val or (self._task.check_mode and not local):
             wrap = bool(self._task.async_val) and not self._connection.has_native_async
@@ -137,7 +139,7 @@ class ActionModule(ActionBase):
         return {**result, **outcome}
 
     def _run_here(self, args: dict[str, Any], variables: dict[str, Any], path: Path, watcher: Watcher | None) -> dict[str, Any]:
-        with _watched(path, watcher):  # a killed ansible-playbook takes its module along: nobody is left to read the result
+        with _watched(path, watcher):
             outcome = self._execute_module(module_args=args, task_vars=variables)
         return {"failed": True, "msg": GONE} if _killed(outcome) else outcome
 
@@ -149,10 +151,8 @@ class ActionModule(ActionBase):
             return job
         reached, pause, lost = time.monotonic(), POLL, 0
         pid, missed = 0, 0
-        parent = os.getppid()
         while True:
             time.sleep(pause)
-            _end_without(parent)
             pause = min(pause * 1.5, LONGEST_POLL)
             try:
                 status = self._status(job, variables)
@@ -221,17 +221,27 @@ def _killed(outcome: Mapping[str, Any]) -> bool:
     return bool(outcome.get("failed")) and not outcome.get("_ansible_parsed", True) and int(outcome.get("rc") or 0) > 128
 
 
-def _end_without(parent: int) -> None:
-    """End this worker of Ansible when ansible-playbook was killed; Ansible itself would let it wait for ever."""
-    if os.getppid() != parent:
+def _end_with_ansible() -> None:
+    """End this worker of Ansible when ansible-playbook is gone, until the worker's own end, and with it a local module.
+
+    Ansible itself would let it wait for ever: for the module, or to hand a result on that is larger than the pipe to nobody.
+    """
+    owner = multiprocessing.parent_process()  # known from before the fork, however early it was killed
+    if owner is None:
+        return  # no worker
+
+    def watch() -> None:
+        while os.getppid() == owner.pid:
+            time.sleep(POLL)
         os._exit(1)
+
+    threading.Thread(target=watch, name="ansible", daemon=True).start()
 
 
 @contextlib.contextmanager
 def _watched(path: Path, watcher: Watcher | None) -> Iterator[None]:
     """Show the file's states from a thread while the body runs."""
     over = threading.Event()
-    parent = os.getppid()
 
     def look(*, last: bool = False) -> None:
         if watcher is not None:
@@ -241,7 +251,6 @@ def _watched(path: Path, watcher: Watcher | None) -> Iterator[None]:
     def watch() -> None:
         pause = FIRST_LINE
         while not over.wait(pause):
-            _end_without(parent)
             look()
             pause = POLL
 

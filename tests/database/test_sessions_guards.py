@@ -28,7 +28,7 @@ from ansible.module_utils.migration.sessions.ledger import Item, Ledger
 from ansible.module_utils.migration.sessions.rewrite import _number
 from ansible.module_utils.migration.sessions.seen import Seen
 from ansible.module_utils.migration.sessions.store import Room, open_store
-from ansible.module_utils.migration.snapshot.rollback import _has_sessions
+from ansible.module_utils.migration.snapshot.rollback import has_sessions
 from ansible.modules import redis_sessions as module
 
 from tests.mutation.world import NAMESPACE, SERVICES, read_plan
@@ -214,7 +214,7 @@ def outcomes(context: Context) -> tuple[list[str], bool]:
     with contextlib.closing(control.connect(context.control)) as records:
         migration = control.current(records)
         assert migration is not None
-        return [item.outcome for item in control.history(records, kind="sessions")], _has_sessions(records, migration)
+        return [item.outcome for item in control.history(records, kind="sessions")], has_sessions(records, migration)
 
 
 def test_a_second_run_is_kept_out_and_a_killed_first_one_is_known_to_the_rollback(world: World, context: Context) -> None:

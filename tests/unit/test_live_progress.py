@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -25,31 +28,32 @@ def play(tmp_path: Path):
     """Return `run(options, *arguments, **environment)`: a play of one task with the stand-in module."""
 
     def run(options: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        tmp_path.joinpath("ansible.cfg").write_text("[defaults]\n")
-        tmp_path.joinpath("play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n    - pg_transfer: {options}\n")
-        return subprocess.run(
-            [PLAYBOOK, "-i", "lab,", "-e", f"ansible_python_interpreter={sys.executable}", *arguments, "play.yml"],
-            cwd=tmp_path,
-            env={
-                **os.environ,
-                "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
-                "ANSIBLE_LIBRARY": str(HERE / "library"),
-                "ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection"),
-                "ANSIBLE_MODULE_UTILS": str(PROJECT / "module_utils"),
-                "ANSIBLE_ACTION_PLUGINS": str(PROJECT / "plugins" / "action"),
-                "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
-                "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote"),
-                "ANSIBLE_ASYNC_DIR": str(tmp_path / "async"),
-                "NO_COLOR": "1",
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return subprocess.run(**command(tmp_path, options, *arguments, **environment), capture_output=True, text=True, timeout=60, check=False)
 
     return run
+
+
+def command(tmp_path: Path, options: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """Return the arguments of subprocess for a play of one task with the stand-in module."""
+    tmp_path.joinpath("ansible.cfg").write_text("[defaults]\n")
+    tmp_path.joinpath("play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n    - pg_transfer: {options}\n")
+    return {
+        "args": [PLAYBOOK, "-i", "lab,", "-e", f"ansible_python_interpreter={sys.executable}", *arguments, "play.yml"],
+        "cwd": tmp_path,
+        "env": {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+            "ANSIBLE_LIBRARY": str(HERE / "library"),
+            "ANSIBLE_CONNECTION_PLUGINS": str(HERE / "connection"),
+            "ANSIBLE_MODULE_UTILS": str(PROJECT / "module_utils"),
+            "ANSIBLE_ACTION_PLUGINS": str(PROJECT / "plugins" / "action"),
+            "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
+            "ANSIBLE_REMOTE_TEMP": str(tmp_path / "remote"),
+            "ANSIBLE_ASYNC_DIR": str(tmp_path / "async"),
+            "NO_COLOR": "1",
+            **environment,
+        },
+    }
 
 
 def left(tmp_path: Path) -> list[str]:
@@ -101,6 +105,28 @@ def test_a_local_module_that_is_killed_says_so_in_one_line(play) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "ended on the runner without a result" in done.stdout + done.stderr
     assert "deserialization" not in done.stdout + done.stderr
+
+
+def _is_module(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "AnsiballZ" in " ".join(process.cmdline())
+    return False
+
+
+def test_a_worker_ends_that_has_a_large_result_for_an_ansible_that_was_killed(tmp_path: Path) -> None:
+    running = subprocess.Popen(**command(tmp_path, "{seconds: 1, size: 1000000}", "-c", "local"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ansible = psutil.Process(running.pid)
+    deadline = time.monotonic() + 30
+    while not any(_is_module(found) for found in ansible.children(recursive=True)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    ansible.suspend()  # reads no result
+    time.sleep(3)
+    workers = ansible.children(recursive=True)
+    assert workers
+    running.kill()
+    running.wait()
+    _, staying = psutil.wait_procs(workers, timeout=10)
+    assert not staying
 
 
 @pytest.mark.parametrize("connection", ["local", "flaky"])

@@ -33,6 +33,7 @@ def main() -> None:
             "fail": {"type": "bool", "default": False},
             "seconds": {"type": "float", "default": 2},
             "die": {"type": "bool", "default": False},
+            "size": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -47,7 +48,7 @@ def main() -> None:
             lose_the_machine()
     if module.params["fail"]:
         module.fail_json(msg="bad")
-    module.exit_json(changed=True, checked=module.check_mode)
+    module.exit_json(changed=True, checked=module.check_mode, more="x" * module.params["size"])
 
 
 if __name__ == "__main__":
