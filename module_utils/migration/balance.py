@@ -89,14 +89,15 @@ class Counts:
 
 def count(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> Counts:
     """Return what the source has; `ask` runs a statement in the snapshot that is accounted for."""
-    accounts = account(ask, plan, source, refused)
+    counted: dict[tuple[str, str], int] = {}
+    accounts = account(ask, plan, source, refused, counted)
     rows = {item.table: item.rows for item in accounts}
     expected: dict[str, int] = {}
     for target in plan.targets:
         expected[target.name] = 0
         for part in target.parts:
             keys = refused.get((target.name, part.name), ())
-            known = rows.get(part.table) if part.table is not None and not keys else None
+            known = None if keys else rows.get(part.table) if part.table is not None else counted.get((target.name, part.name))
             expected[target.name] += _count(ask, part, source.schema, keys) if known is None else known
     return Counts(accounts, expected)
 

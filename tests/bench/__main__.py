@@ -130,14 +130,18 @@ def live_sessions(table: Table) -> None:
 
 
 def linear(table: Table) -> None:
-    """Seconds a row at a larger size against those at BENCH_USERS."""
-    before = next((row for row in table.rows if row["case"] == "migrate"), None)
-    if not LINEAR or before is None:
+    """Seconds a row at a larger size against those at BENCH_USERS, and against the limit at that size, which tells the machine's part from the transfer's."""
+    if not LINEAR:
         return
     with world(LINEAR, group_permissions=0) as found:
+        own = cases.limit(found)
         result = cases.migrate(found)
-    scaled = {"seconds": float(before["seconds"]) / int(before["rows"]) * result["rows"]}  # type: ignore[arg-type, call-overload]
-    table.add("migrate_linear", LINEAR, result, scaled, "migrate, scaled by rows")
+    table.add("limit_linear", LINEAR, own)
+    table.add("migrate_linear_to_limit", LINEAR, result, own, "limit_linear")
+    before = next((row for row in table.rows if row["case"] == "migrate"), None)
+    if before is not None:
+        scaled = {"seconds": float(before["seconds"]) / int(before["rows"]) * result["rows"]}  # type: ignore[arg-type, call-overload]
+        table.add("migrate_linear", LINEAR, result, scaled, "migrate, scaled by rows")
 
 
 def ansible(table: Table) -> None:
