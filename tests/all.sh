@@ -1,0 +1,14 @@
+#!/bin/sh
+# Run the database tests, and beside them all others and then molecule, for neither keeps two cores busy; the lines of the second half come last.
+set -eu
+log=$(mktemp)
+(python -m pytest -q --ignore=tests/database && sh tests/molecule.sh) >"$log" 2>&1 &
+others=$!
+trap 'kill "$others" 2>/dev/null || true; rm -f "$log"' EXIT
+echo "tests: those of databases are shown first; all others and molecule run beside them, their lines come afterwards"
+databases=0 rest=0
+python -m pytest -q tests/database || databases=$?
+wait "$others" || rest=$?
+trap 'rm -f "$log"' EXIT
+cat "$log"
+[ "$databases" -eq 0 ] && [ "$rest" -eq 0 ]
