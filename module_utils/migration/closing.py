@@ -53,7 +53,7 @@ class Closing:
             return
         if self._gate is None:
             self._gate = self._connect()
-        if driver.scalar(self._gate, f"SELECT pg_try_advisory_lock({_LOCK})"):
+        if driver.scalar(self._gate, f"SELECT pg_try_advisory_lock({_LOCK})") and not finished(self._context):
             self._counting = _Counting(self._context, self._plan_time, epoch, paused)
 
     def account(self, epoch: Epoch | None) -> None:
@@ -62,7 +62,7 @@ class Closing:
         MigrationError when a row is not accounted for.
         """
         self._enter()
-        if not self._accounts or epoch is None or epochs(self._context) != {epoch.id}:
+        if not self._accounts or epoch is None or finished(self._context) or epochs(self._context) != {epoch.id}:
             return
         counts = self._counting.counts(epoch) if self._counting is not None else None
         counts = counts or balance.counts_in(self._context, self._plan_time, epoch.snapshot, balance.put_aside(self._context))

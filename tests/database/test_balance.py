@@ -134,3 +134,12 @@ def test_a_second_runner_waits_for_the_one_that_counts_and_finds_all_closed(worl
     assert [bool(item.balance) for item in done].count(True) == 1
     assert sum(item.reconciled for item in done) == 0
     assert verify.compare(world, PLAN_TIME, options=ACCOUNTED).passed
+
+
+def test_a_runner_that_looked_just_before_all_was_closed_counts_nothing(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(world)
+    monkeypatch.setattr(transfer, "finished", lambda _context: False)
+    calls: list[int] = []
+    monkeypatch.setattr(balance_module, "count", lambda *_arguments: calls.append(1))
+    late = run(world)
+    assert (late.balance, late.changed, calls) == (None, False, [])
