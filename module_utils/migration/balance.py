@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -122,8 +122,8 @@ class Reader:
         """
 
         def ask(statement: str) -> list[tuple[Any, ...]]:
-            while paused() and not self._cut.wait(_PAUSE):
-                pass
+            while paused() and not self._cut.is_set():
+                self._cut.wait(_PAUSE)
             if self._cut.is_set():
                 raise MigrationError("accounting for every row was cut short")
             return driver.rows(self._connection, statement)
@@ -171,14 +171,6 @@ def put_aside(context: Context) -> Refused:
         with _reading(context, service) as connection:
             for target, part, key in ledger.all_rejected(connection):
                 found.setdefault((target, part), []).append(key)
-    return found
-
-
-def by_part(rejects: Iterable[Mapping[str, Any]]) -> Refused:
-    """Return the source keys of rejects (target, part, source_key) by target and part."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for reject in rejects:
-        found.setdefault((reject["target"], reject["part"]), []).append(reject["source_key"])
     return found
 
 

@@ -26,10 +26,11 @@ from .context import Context
 from .driver import database_errors
 from .equalize import staged
 from .errors import MigrationError
-from .folder import MANIFEST, REJECTS, Entry, Manifest, Piece, Rejects, alone, piece_of, prepare, read_rejects, whole, write_rejects, writing
+from .folder import MANIFEST, REJECTS, Entry, Manifest, Piece, alone, piece_of, prepare, read_rejects, whole, write_rejects, writing
 from .keys import add_all
 from .plan import Part, Target, between
 from .preflight import rejects
+from .preflight.accounting import Refused
 from .progress import Progress
 from .quote import ident
 from .snapshots import read_only_snapshot
@@ -67,13 +68,14 @@ def _export(context: Context, plan_time: str, folder: Path, options: transfer.Op
             for unit in units(context.plan, service)
             for chunk in plan_chunks(holder, context.source.schema, unit, options.chunk_rows, "load")
         ]
-        kept_out = [asdict(reject) for reject in rejects.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)]
-        entries = _export_all(context, plan_time, snapshot, folder, work, kept_out, options, progress)
-        counts = balance.counts_in(context, plan_time, snapshot, balance.by_part(kept_out))
+        kept_out = rejects.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)
+        aside = rejects.by_part(kept_out)
+        entries = _export_all(context, plan_time, snapshot, folder, work, aside, options, progress)
+        counts = balance.counts_in(context, plan_time, snapshot, aside)
         assert counts is not None  # the holder has the snapshot
     finally:
         holder.close()
-    refused = write_rejects(folder / REJECTS, kept_out) if kept_out else None
+    refused = write_rejects(folder / REJECTS, [asdict(reject) for reject in kept_out]) if kept_out else None
     manifest = Manifest(
         context.plan.digest, context.plan.fingerprint, plan_time, f"{snapshot}@{lsn}", entries, refused, counts.accounts, dict(counts.expected)
     )
@@ -133,7 +135,7 @@ Work = tuple[str, Unit, ledger.Chunk]
 
 
 def _export_all(
-    context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], kept_out: Rejects, options: transfer.Options, progress: Progress
+    context: Context, plan_time: str, snapshot: str, folder: Path, work: list[Work], refused: Refused, options: transfer.Options, progress: Progress
 ) -> tuple[Entry, ...]:
     ordered = numbered([chunk for _, _, chunk in work])
     by_place = {(unit.target.name, unit.part.name): (service, unit) for service, unit, _ in work}
@@ -143,7 +145,6 @@ def _export_all(
     shared = [0.0, 0.0, 0.0]
     settings = {"statement_timeout": str(int(options.statement_timeout * 1000))}
     tell = functools.partial(progress.note, PHASE)
-    refused = balance.by_part(kept_out)
 
     def one(chunk: ledger.Chunk) -> Entry:
         if not hasattr(local, "source"):
