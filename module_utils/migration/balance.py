@@ -88,16 +88,18 @@ class Counts:
 
 
 def count(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> Counts:
-    """Return what the source has; `ask` runs a statement in the snapshot that is accounted for."""
-    counted: dict[tuple[str, str], int] = {}
-    accounts = account(ask, plan, source, refused, counted)
+    """Return what the source has; `ask` runs a statement in the snapshot that is accounted for.
+
+    A query is counted whole: those who read it in ranges of chunk_by rely on what its mapping says of it (`refresh`), and would miss the same rows.
+    """
+    accounts = account(ask, plan, source, refused)
     rows = {item.table: item.rows for item in accounts}
     expected: dict[str, int] = {}
     for target in plan.targets:
         expected[target.name] = 0
         for part in target.parts:
             keys = refused.get((target.name, part.name), ())
-            known = None if keys else rows.get(part.table) if part.table is not None else counted.get((target.name, part.name))
+            known = rows.get(part.table) if part.table is not None and not keys else None
             expected[target.name] += _count(ask, part, source.schema, keys) if known is None else known
     return Counts(accounts, expected)
 

@@ -94,9 +94,9 @@ def compare(
         agreed = d.handshake(sides.leaders(), chosen, options.digest)
         rejects = rejected(sides, every)
         keys_of_source = sides.foreign_keys()
+        counting = _count(sides, context, rejects) if options.accounts else None  # first: whole tables, by one connection
         scanner = Scanner(sides, chosen, agreed, rejects, keeping, options.piece_rows, shared=options.parallel > 0)
         checks = references.start(sides, context.plan, chosen, rejects, scanner.ranges, keys_of_source) if options.references else []
-        counting = _count(sides, context, rejects) if options.accounts else None
         scans = list(scanner.scans(progress))
         counts = counting.result() if counting is not None else None  # before a newer consistent point is taken
         scanned = time.monotonic()

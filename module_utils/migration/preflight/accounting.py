@@ -58,7 +58,6 @@ class Account:
 class _Share:
     """A part that a table goes into: `own` when each of its rows makes a row there, `link` is (table's columns, part's columns)."""
 
-    place: tuple[str, str]  # target, part
     part: Part
     refused: Sequence[str]
     own: bool
@@ -75,54 +74,54 @@ class _Share:
         return f" LEFT JOIN (SELECT DISTINCT true AS hit, {results} FROM {self.part.source(schema)}{where}) AS {alias} ON {on}"
 
     def covering(self, schema: str, table: str) -> str:
-        """Return the statement that counts the table's rows, those of them that are in the part, and the part's: it reads the part once, the cheapest look."""
-        keys = ", ".join(f"src.{ident(name)}" for name in self.link[1])
-        on = " AND ".join(f"yielded.{ident(theirs)} = t.{ident(ours)}" for ours, theirs in zip(*self.link, strict=True))
-        inside = f"SELECT count(*) FROM {table} AS t WHERE EXISTS (SELECT FROM yielded WHERE {on})"
-        return (
-            f"WITH yielded AS MATERIALIZED (SELECT {keys} FROM {self.part.source(schema)})"
-            f" SELECT (SELECT count(*) FROM {table}), ({inside}), (SELECT count(*) FROM yielded)"
-        )
+        """Return the statement that counts the table's rows, and those of them that are in the part: a semi-join, which reads the part once."""
+        on = " AND ".join(f"src.{ident(theirs)} = t.{ident(ours)}" for ours, theirs in zip(*self.link, strict=True))
+        inside = f"SELECT count(*) FROM {table} AS t WHERE EXISTS (SELECT FROM {self.part.source(schema)} WHERE {on})"
+        return f"SELECT (SELECT count(*) FROM {table}), ({inside})"
+
+    def expected(self, ask: Ask, schema: str) -> tuple[float, float]:
+        """Return the rows that the planner expects of the part, and what it thinks that reading them costs, negated: more is better."""
+        keys = [f"src.{ident(name)}" for name in self.link[1]]
+        found = ask(f"EXPLAIN (FORMAT JSON) {self.part.select_columns(keys, schema)}")[0][0]
+        plan = (found if isinstance(found, list) else json.loads(found))[0]["Plan"]
+        return float(plan["Plan Rows"]), -float(plan["Total Cost"])
 
 
-def account(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused, counted: dict[tuple[str, str], int] | None = None) -> tuple[Account, ...]:
-    """Return the account of every mapped table, as the source has it when `ask` asks.
-
-    The rows of parts (target, part) that had to be counted for it are noted in `counted`.
-    """
-    noted = {} if counted is None else counted
+def account(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> tuple[Account, ...]:
+    """Return the account of every mapped table, as the source has it when `ask` asks."""
     shares: dict[str, list[_Share]] = {}
     every: set[str] = set()  # tables of which each row may touch every result
     for target, part in scanned(plan):
         keys = refused.get((target.name, part.name), ())
         if part.table is not None:
-            shares.setdefault(part.table, []).append(_Share((target.name, part.name), part, keys, True, (part.key, part.key)))
+            shares.setdefault(part.table, []).append(_Share(part, keys, True, (part.key, part.key)))
         for touch in part.touches:
             found = shares.setdefault(touch.table, [])
             if touch.column == "*":
                 every.add(touch.table)
             else:
-                found.append(_share(target.name, part, touch, keys, source))
-    return tuple(_account(ask, source.schema, name, found, name in every, noted) for name, found in shares.items() if name in source.tables)
+                found.append(_share(part, touch, keys, source))
+    return tuple(_account(ask, source.schema, name, found, name in every) for name, found in shares.items() if name in source.tables)
 
 
-def _share(target: str, part: Part, touch: Touch, keys: Sequence[str], source: SourceCatalog) -> _Share:
+def _share(part: Part, touch: Touch, keys: Sequence[str], source: SourceCatalog) -> _Share:
     """Return how a table goes into a query: row by row where the part's key is its own, else by the column that `refresh` names."""
     columns = source.tables[touch.table].columns if touch.table in source.tables else {}
     if touch.column == touch.result and all(name in columns for name in part.key):
-        return _Share((target, part.name), part, keys, True, (part.key, part.key))
-    return _Share((target, part.name), part, keys, False, ((touch.column,), (touch.result,)))
+        return _Share(part, keys, True, (part.key, part.key))
+    return _Share(part, keys, False, ((touch.column,), (touch.result,)))
 
 
-def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: bool, counted: dict[tuple[str, str], int]) -> Account:
+def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: bool) -> Account:
     own = [share for share in shares if share.part.table is not None] or [share for share in shares if share.own]
     if own and all(share.part.table is not None and not share.refused for share in own):  # each row is there: nothing to look for
         return Account(name, *ask(f"SELECT count(*), count(*), 0, 0, 0 FROM {qualified(schema, name)}")[0])
     if own or not every:
         looks = [share for share in own or shares if share.part.table is None and not share.refused]
-        share = min(looks, key=lambda share: _cost(ask, share.covering(schema, qualified(schema, name)))) if len(looks) > 1 else next(iter(looks), None)
+        # Only a part with at least as many rows can have them all.
+        share = max(looks, key=lambda share: share.expected(ask, schema)) if len(looks) > 1 else next(iter(looks), None)
         if share is not None:
-            rows, inside, counted[share.place] = ask(share.covering(schema, qualified(schema, name)))[0]
+            rows, inside = ask(share.covering(schema, qualified(schema, name)))[0]
             if rows == inside:
                 return Account(name, rows, rows, 0, 0, 0) if own else Account(name, rows, 0, rows, 0, 0)
     judging = own or shares
@@ -146,12 +145,6 @@ def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: 
         f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {qualified(schema, name)} AS t{''.join(joins)}) AS each"
     )
     return Account(name, *ask(statement)[0])
-
-
-def _cost(ask: Ask, statement: str) -> float:
-    """Return what the planner thinks that a statement costs."""
-    plan = ask(f"EXPLAIN (FORMAT JSON) {statement}")[0][0]
-    return float((plan if isinstance(plan, list) else json.loads(plan))[0]["Plan"]["Total Cost"])
 
 
 def check(accounts: Sequence[Account]) -> list[Finding]:
