@@ -17,6 +17,7 @@ from . import ids
 from . import mapping as m
 from .contract import Contract, TableSpec
 from .errors import MigrationError
+from .origins import origins
 from .plan import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
 from .quote import ident, literal
 from .sql_reader import Reads, output_columns, read_expression, read_query
@@ -169,6 +170,7 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...]) -
         dropped=tuple(sorted(part.dropped.items())),
         parents=tuple(sorted(part.parents.items())),
         counted=tuple(sorted(part.counted.items())),
+        origins=tuple(sorted(origins(part.query, part.query_path or part.place).items())) if part.query is not None else (),
     )
 
 

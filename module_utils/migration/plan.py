@@ -95,6 +95,11 @@ class Part:
     dropped: tuple[tuple[str, str], ...]
     parents: tuple[tuple[str, str], ...]
     counted: tuple[tuple[str, str], ...] = ()
+    origins: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+
+    def origins_of(self, column: str) -> tuple[tuple[str, str], ...]:
+        """Return the (table, column) pairs whose values, and no others, a column of the source shows; none when it is computed."""
+        return ((self.table, column),) if self.table is not None else dict(self.origins).get(column, ())
 
     def source(self, schema: str, predicate: Predicate | None = None) -> str:
         """Return the FROM item (alias src) with the rows whose `chunk_by` meets the predicate.
@@ -305,4 +310,5 @@ def _part(data: Mapping[str, Any]) -> Part:
         fields[name] = tuple(data[name])
     for name in ("dropped", "parents", "counted"):
         fields[name] = tuple((first, second) for first, second in data[name])
+    fields["origins"] = tuple((column, tuple((table, own) for table, own in pairs)) for column, pairs in data["origins"])
     return Part(**fields)

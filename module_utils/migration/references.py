@@ -74,10 +74,15 @@ def finish(sides: Sides, checks: Sequence[Check], findings: Mapping[str, Sequenc
 
 
 def _by_foreign_key(part: Part, cell: Cell, home: Part, foreign_keys: ForeignKeys) -> bool:
-    """Tell whether the source itself guarantees that the cell's key has its row, and that row is one of the other table's."""
-    if part.table is None or home.table is None or len(cell.reads) != 1 or cell.key != f"src.{ident(cell.reads[0])}":
+    """Tell whether the source itself guarantees that the cell's key has its row, and that row is one of the other table's.
+
+    It does where the key is shown unchanged from columns that have a foreign key to that table's key, or from that key itself.
+    """
+    if home.table is None or len(cell.reads) != 1 or cell.key != f"src.{ident(cell.reads[0])}":
         return False
-    return (part.table, cell.reads[0], home.table, home.key[0]) in foreign_keys
+    shown = part.origins_of(cell.reads[0])
+    key = (home.table, home.key[0])
+    return bool(shown) and all(origin == key or (*origin, *key) in foreign_keys for origin in shown)
 
 
 def _statement(

@@ -156,12 +156,12 @@ class Sides:
 
     def blocks(self, target: Target) -> int:
         """Return how many pages a target's plain table has; 0 for anything else."""
-        found = self.ask(
-            target.service,
-            "SELECT pg_relation_size(c.oid) / current_setting('block_size')::int FROM pg_class AS c"
-            f" WHERE c.oid = to_regclass({literal(target.qualified)}) AND c.relkind = 'r'",
-        )
-        return int(found[0][0]) if found else 0
+        return int(self.ask(target.service, _size(target.qualified))[0][0])
+
+    def source_size(self, table: str) -> tuple[int, float]:
+        """Return how many pages and about how many rows a source's plain table has; no pages for anything else."""
+        blocks, rows = self.source(_size(qualified(self.schema, table)), f"looking how large {table} is").result()[0][0]
+        return int(blocks), float(rows)
 
     def ask(self, service: str, statement: str) -> Rows:
         """Run a short statement on a target."""
@@ -190,6 +190,7 @@ class Sides:
             " JOIN pg_attribute AS b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[1]"
             " WHERE c.contype = 'f' AND c.convalidated AND cardinality(c.conkey) = 1"
             f" AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.connamespace = {literal(ident(self.schema))}::regnamespace"
+            " AND NOT (one.relkind = 'r' AND one.relhassubclass)"  # tables that inherit have rows that the key does not see
             # A trigger that was disabled has not checked what was written since.
             " AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgconstraint = c.oid AND t.tgenabled IN ('D', 'R'))"
         )
@@ -224,6 +225,13 @@ class Sides:
             for connection in [*database.connections, database.spare]:
                 if connection is not None:
                     connection.close()
+
+
+def _size(relation: str) -> str:
+    """Return the SELECT of a plain table's pages and about its rows; a table that others inherit from is not only its own pages."""
+    found = f"FROM pg_class AS c WHERE c.oid = to_regclass({literal(relation)}) AND c.relkind = 'r' AND NOT c.relhassubclass"
+    pages = "pg_relation_size(c.oid) / current_setting('block_size')::int"
+    return f"SELECT coalesce((SELECT {pages} {found}), 0), coalesce((SELECT greatest(c.reltuples, pg_relation_size(c.oid) / 1000) {found}), 0)"
 
 
 def rows_of_copy(data: bytes) -> Iterator[tuple[bytes, ...]]:

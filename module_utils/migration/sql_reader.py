@@ -42,7 +42,7 @@ class Reads:
 
 def read_expression(sql: str, place: str) -> tuple[str, ...]:
     """Return the source columns that a scalar expression reads; MigrationError when it is not one."""
-    statement = _single_select(f"SELECT (\n{sql}\n)", place, sql)
+    statement = single_select(f"SELECT (\n{sql}\n)", place, sql)
     targets: tuple[Any, ...] = statement.targetList or ()
     clauses = ("fromClause", "whereClause", "groupClause", "havingClause", "sortClause", "limitCount", "limitOffset", "distinctClause", "windowClause", "op")
     plain = not any(getattr(statement, clause) for clause in clauses)
@@ -61,7 +61,7 @@ def read_expression(sql: str, place: str) -> tuple[str, ...]:
 
 def read_query(sql: str, place: str) -> Reads:
     """Return what a mapping's query reads; MigrationError when it is not one SELECT."""
-    statement = _single_select(sql, place, sql)
+    statement = single_select(sql, place)
     collector = _collect(statement, place, sql)
     tables = tuple(dict.fromkeys(table for table in collector.aliases.values() if table))
     every = tuple(dict.fromkeys(tables))
@@ -81,7 +81,7 @@ def read_query(sql: str, place: str) -> Reads:
 
 def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
     """Return the names of a query's result columns, or None when a star hides them."""
-    statement = _single_select(sql, place, sql)
+    statement = single_select(sql, place)
     while statement.op != enums.SetOperation.SETOP_NONE:
         statement = statement.larg
     names = []
@@ -99,15 +99,16 @@ def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _single_select(text: str, place: str, shown: str) -> Any:
+def single_select(text: str, place: str, shown: str | None = None) -> Any:
+    """Return the parsed SELECT that a text is (`shown` is how messages call it); MigrationError when it is anything else."""
     require_parser()
     try:
         statements = pglast.parse_sql(text)
     except pglast.parser.ParseError as exc:
-        raise MigrationError(f"{place}: {_short(shown)}: {exc.args[0]}") from exc
+        raise MigrationError(f"{place}: {_short(shown or text)}: {exc.args[0]}") from exc
     first: Any = statements[0].stmt if len(statements) == 1 else None
     if not isinstance(first, ast.SelectStmt) or first.intoClause:
-        raise MigrationError(f"{place}: {_short(shown)}: must be one SELECT and nothing else")
+        raise MigrationError(f"{place}: {_short(shown or text)}: must be one SELECT and nothing else")
     return first
 
 

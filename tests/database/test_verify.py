@@ -317,6 +317,17 @@ def test_the_sources_own_foreign_keys_prove_references(world: w.World, compare: 
     assert by() == "join"
 
 
+def test_they_also_prove_the_references_of_queries_that_show_their_columns(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+    def by(found: verify.Verification) -> str:
+        return next(reference.by for reference in found.references if (reference.target, reference.column) == ("user_service.profiles", "user_id"))
+
+    assert by(compare()) == "join"
+    run(world.source, "ALTER TABLE users_profile ADD CONSTRAINT fk FOREIGN KEY (user_id) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED")
+    assert by(compare()) == "foreign key"
+    run(world.source, "CREATE TABLE more_profiles () INHERITS (users_profile)")  # rows that the key does not see
+    assert by(compare()) == "join"
+
+
 def test_the_same_questions_are_timed_on_both_sides(world: w.World, postgres: PostgresServer) -> None:
     found = baseline.measure(world.context, str(postgres.bin_dir), seconds=1, most=1000.0)
     assert found.passed
