@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Digest both sides, a piece at a time: ranges of chunk_by on the source, ranges of pages on a target, bucket sums of all pieces added up.
+"""Digest both sides, a piece at a time: ranges of a table's pages, or of chunk_by where the source is a query; bucket sums of all pieces added up.
 
 A piece's sums may be kept, with a fingerprint of the row versions (ctid and xmin) that it read. Whoever goes on later takes them over where
 the versions are still the same, which costs a tenth of reading the rows: any insert, update or delete changes them, so what is
@@ -107,7 +107,7 @@ class Scanner:
 
     def __init__(self, sides: Sides, targets: Sequence[Target], agreed: d.Digest, rejects: Rejects, keeping: Keeping, piece_rows: int, shared: bool) -> None:
         self.taken_over = 0
-        self._sides, self._agreed, self._keeping = sides, agreed, keeping
+        self._sides, self._agreed, self._keeping, self._piece_rows = sides, agreed, keeping, piece_rows
         self._estimates = {target.name: sides.estimate(target) for target in targets}
         self._bits = {name: d.bits_for(rows) for name, rows in self._estimates.items()}
         self._targets = sorted(targets, key=lambda target: -self._estimates[target.name] * len(target.columns))
@@ -119,7 +119,7 @@ class Scanner:
         }
         found: list[Piece] = []
         for target in self._targets:
-            found += [*self._source_pieces(target, rejects, shared), *self._target_pieces(target, piece_rows, shared)]
+            found += [*self._source_pieces(target, rejects, shared), *self._target_pieces(target, shared)]
         self.pieces = len(found)
         self._jobs: dict[str, list[Future[_Done]]] = defaultdict(list)
         for piece in found:  # only now: the questions above would wait behind the scans
@@ -168,25 +168,36 @@ class Scanner:
     def _source_pieces(self, target: Target, rejects: Rejects, shared: bool) -> Iterator[Piece]:
         schema = self._sides.schema
         for part in target.parts:
-            ranges = self.ranges[target.name, part.name]
-            for low, high in ranges:
-                predicate = range_of(low, high)
+            blocks, rows = self._sides.source_size(part.table) if part.table in self._plain else (0, 0.0)
+            predicates: Sequence[Predicate | None] = [range_of(*low_high) for low_high in self.ranges[target.name, part.name]]
+            if blocks:  # its pages in their order: an index would send the reader to and fro
+                predicates = _pages("src", blocks, rows, self._piece_rows)
+            for predicate in predicates:
                 row = replace(d.source_row(target, part, schema, self._agreed), source=part.source(schema, predicate))
                 where = without(part, rejects[target.name], predicate)
                 statement = d.buckets(row, self._agreed, self._bits[target.name], where, shared=shared)
                 versions = _source_versions(part, schema, predicate) if self._plain.issuperset(part.tables) else ""
                 yield Piece(target, part, statement, versions)
 
-    def _target_pieces(self, target: Target, piece_rows: int, shared: bool) -> Iterator[Piece]:
+    def _target_pieces(self, target: Target, shared: bool) -> Iterator[Piece]:
         row = d.target_row(target, self._agreed)
-        rows = self._estimates[target.name]
         blocks = self._sides.blocks(target)
-        edges = _edges(0, blocks, _pieces(rows, piece_rows)) if rows >= 1.5 * piece_rows and blocks else [None, None]
-        for low, high in pairwise(edges):
-            bounds = [f"t.ctid {sign} '({block},0)'::tid" for sign, block in ((">=", low), ("<", high)) if block is not None]
-            where = f" WHERE {' AND '.join(bounds)}" if bounds else ""
+        for predicate in _pages("t", blocks, self._estimates[target.name], self._piece_rows):
+            where = f" WHERE {predicate('')}" if predicate else ""
             statement = d.buckets(row, self._agreed, self._bits[target.name], where, shared=shared)
             yield Piece(target, None, statement, _versions([f"{target.qualified} AS t{where}"]) if blocks else "")
+
+
+def _pages(alias: str, blocks: int, rows: float, piece_rows: int) -> list[Predicate | None]:
+    """Return predicates that cut a table into ranges of pages, whatever column they are asked of; one that is no predicate where it stays whole."""
+
+    def within(low: int | None, high: int | None) -> Predicate:
+        bounds = [f"{alias}.ctid {sign} '({block},0)'::tid" for sign, block in ((">=", low), ("<", high)) if block is not None]
+        return lambda _column: " AND ".join(bounds)
+
+    if rows < 1.5 * piece_rows or not blocks:
+        return [None]
+    return [within(low, high) for low, high in pairwise(_edges(0, blocks, _pieces(rows, piece_rows)))]
 
 
 def range_of(low: int | None, high: int | None) -> Predicate | None:
