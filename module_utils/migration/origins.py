@@ -17,6 +17,7 @@ from .parser import ast, enums
 from .sql_reader import single_select
 
 Origin = tuple[str, str]  # table, column
+NONE: frozenset[Origin] = frozenset()
 _Outputs = list[tuple[str | None, frozenset[Origin]]]  # of each result column: its name, and its origins or nothing
 _Scope = dict[str, Mapping[str, frozenset[Origin]] | str]  # alias -> a subquery's result columns, or a table
 
@@ -31,7 +32,7 @@ def _outputs(select: Any, hidden: frozenset[str]) -> _Outputs:
     hidden |= {item.ctename for item in (select.withClause.ctes if select.withClause else ())}
     if select.op != enums.SetOperation.SETOP_NONE:
         branches = zip(_outputs(select.larg, hidden), _outputs(select.rarg, hidden), strict=False)
-        return [(name, left | right if left and right else frozenset()) for (name, left), (_, right) in branches]
+        return [(name, left | right if left and right else NONE) for (name, left), (_, right) in branches]
     scope: _Scope = {}
     for item in select.fromClause or ():
         _enter(item, hidden, scope)
@@ -40,14 +41,15 @@ def _outputs(select: Any, hidden: frozenset[str]) -> _Outputs:
 
 
 def _output(target: Any, scope: _Scope) -> tuple[str | None, frozenset[Origin]]:
-    fields: tuple[Any, ...] = target.val.fields if isinstance(target.val, ast.ColumnRef) else ()
-    names = [field.sval for field in fields if isinstance(field, ast.String)]
+    fields: tuple[Any, ...] = (target.val.fields or ()) if isinstance(target.val, ast.ColumnRef) else ()
+    names = [str(field.sval) for field in fields if isinstance(field, ast.String)]
     if not fields or len(names) != len(fields) or len(names) > 2:
-        return target.name, frozenset()
+        return target.name, NONE
     column = names[-1]
     owner = scope.get(names[0]) if len(names) == 2 else next(iter(scope.values())) if len(scope) == 1 else None
-    found = frozenset({(owner, column)}) if isinstance(owner, str) else owner.get(column, frozenset()) if owner else frozenset()
-    return target.name or column, found
+    if isinstance(owner, str):
+        return target.name or column, frozenset({(owner, column)})
+    return target.name or column, owner.get(column, NONE) if owner else NONE
 
 
 def _enter(item: Any, hidden: frozenset[str], scope: _Scope) -> None:
@@ -56,9 +58,9 @@ def _enter(item: Any, hidden: frozenset[str], scope: _Scope) -> None:
         _enter(item.larg, hidden, scope)
         _enter(item.rarg, hidden, scope)
     elif isinstance(item, ast.RangeVar) and not (item.schemaname or item.relname in hidden or (item.alias and item.alias.colnames)):
-        scope[item.alias.aliasname if item.alias else item.relname] = item.relname
+        scope[str(item.alias.aliasname if item.alias else item.relname)] = str(item.relname)
     elif isinstance(item, ast.RangeSubselect) and item.alias and not item.alias.colnames:
-        scope[item.alias.aliasname] = _named(_outputs(item.subquery, hidden))
+        scope[str(item.alias.aliasname)] = _named(_outputs(item.subquery, hidden))
     else:
         scope[f" {len(scope)}"] = {}
 

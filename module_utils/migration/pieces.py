@@ -26,8 +26,8 @@ from .quarantine import Rejects, without
 from .quote import ident, qualified
 from .scan import Ask, Rows, Sides
 
-PIECE_ROWS = 400_000
-JOINED = 4  # times smaller are the pieces of a query: what a join remembers fits the processor's caches (m: a quarter less time at 1M users)
+PIECE_ROWS = 200_000
+JOINED = 2  # times smaller are the pieces of a query: what a join remembers fits the processor's caches (m: a quarter less time at 1M users)
 MOST_PIECES = 64
 _SUM = struct.Struct("<iqQQ")
 _LANE = 1 << 64
