@@ -11,6 +11,7 @@ and through each branch of UNION; anything else (an expression, a common table e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any
 
 from .parser import ast, enums
@@ -37,7 +38,12 @@ def _outputs(select: Any, hidden: frozenset[str]) -> _Outputs:
     for item in select.fromClause or ():
         _enter(item, hidden, scope)
     targets: tuple[Any, ...] = select.targetList or ()
-    return [_output(target, scope) for target in targets]
+    # Nobody counts the columns of a star here, so what comes after it may stand beside any column of another branch.
+    return [_output(target, scope) for target in takewhile(lambda target: not _is_star(target), targets)]
+
+
+def _is_star(target: Any) -> bool:
+    return isinstance(target.val, ast.ColumnRef) and isinstance(target.val.fields[-1], ast.A_Star)
 
 
 def _output(target: Any, scope: _Scope) -> tuple[str | None, frozenset[Origin]]:
@@ -62,7 +68,7 @@ def _enter(item: Any, hidden: frozenset[str], scope: _Scope) -> None:
     elif isinstance(item, ast.RangeSubselect) and item.alias and not item.alias.colnames:
         scope[str(item.alias.aliasname)] = _named(_outputs(item.subquery, hidden))
     else:
-        scope[f" {len(scope)}"] = {}
+        scope[f"\0{len(scope)}"] = {}  # no name in SQL has this character
 
 
 def _named(outputs: _Outputs) -> dict[str, frozenset[Origin]]:

@@ -47,6 +47,9 @@ def test_each_branch_of_a_union_counts() -> None:
         "WITH a AS (SELECT 1 AS id) SELECT q.id FROM (SELECT a.id FROM a) AS q",
         "SELECT q.id FROM (SELECT id FROM a) AS q (k)",
         "SELECT q.id FROM (SELECT 1 AS id, id FROM a) AS q",
+        "SELECT q.id FROM (SELECT a.x, a.id FROM a UNION SELECT s.*, b.id FROM s, b) AS q",  # s may have two columns
+        "SELECT q.id FROM (SELECT s.*, b.id FROM s, b UNION SELECT a.x, a.id FROM a) AS q",
+        'SELECT id FROM g() AS f, a AS " 0"',
         "VALUES (1)",
     ],
 )
