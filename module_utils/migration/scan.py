@@ -182,7 +182,7 @@ class Sides:
         return max(float(own[0][0]), float(theirs) / 4)  # a part's table is an upper bound only: few users are staff
 
     def foreign_keys(self) -> ForeignKeys:
-        """Return the source's validated and enforced foreign keys of one column."""
+        """Return the source's foreign keys of one column that hold for every row: validated, enforced, between tables of its schema."""
         statement = (
             "SELECT one.relname, a.attname, other.relname, b.attname FROM pg_constraint AS c"
             " JOIN pg_class AS one ON one.oid = c.conrelid JOIN pg_class AS other ON other.oid = c.confrelid"
@@ -190,9 +190,15 @@ class Sides:
             " JOIN pg_attribute AS b ON b.attrelid = c.confrelid AND b.attnum = c.confkey[1]"
             " WHERE c.contype = 'f' AND c.convalidated AND cardinality(c.conkey) = 1"
             f" AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true) AND c.connamespace = {literal(ident(self.schema))}::regnamespace"
+            " AND other.relnamespace = c.connamespace"  # elsewhere there may be another table of that name
+            " AND c.conparentid = 0"  # those of partitions are about some of the rows: a value's row may be in another partition
             " AND NOT (one.relkind = 'r' AND one.relhassubclass)"  # tables that inherit have rows that the key does not see
-            # A trigger that was disabled has not checked what was written since.
-            " AND NOT EXISTS (SELECT FROM pg_trigger AS t WHERE t.tgconstraint = c.oid AND t.tgenabled IN ('D', 'R'))"
+            # A trigger that was disabled, be it a partition's, has not checked what was written since; nor does any fire for what is replicated.
+            " AND NOT EXISTS (WITH RECURSIVE whole AS (SELECT c.oid UNION ALL"
+            " SELECT one.oid FROM whole JOIN pg_constraint AS one ON one.conparentid = whole.oid)"
+            " SELECT FROM whole JOIN pg_trigger AS t ON t.tgconstraint = whole.oid WHERE t.tgenabled IN ('D', 'R'))"
+            " AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid IN (SELECT c.conrelid UNION ALL SELECT relid FROM pg_partition_tree(c.conrelid)"
+            " UNION ALL SELECT c.confrelid UNION ALL SELECT relid FROM pg_partition_tree(c.confrelid)))"
         )
         return frozenset(tuple(row) for row in self.source(statement, "reading the source's foreign keys").result()[0])
 

@@ -328,6 +328,59 @@ def test_they_also_prove_the_references_of_queries_that_show_their_columns(world
     assert by(compare()) == "join"
 
 
+@pytest.mark.parametrize(
+    "statements",
+    [
+        (  # a table of the same name elsewhere
+            "CREATE SCHEMA other",
+            "CREATE TABLE other.auth_user (id int PRIMARY KEY)",
+            "INSERT INTO other.auth_user SELECT id FROM auth_user UNION SELECT 424242",
+            "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES other.auth_user",
+        ),
+        (  # a partition is not all that the key allows
+            "ALTER TABLE auth_user ALTER id DROP IDENTITY",
+            "CREATE TABLE people (LIKE auth_user, PRIMARY KEY (id)) PARTITION BY RANGE (id)",
+            "CREATE TABLE strangers PARTITION OF people FOR VALUES FROM (424242) TO (424243)",
+            "ALTER TABLE people ATTACH PARTITION auth_user DEFAULT",
+            "INSERT INTO people SELECT 424242, password, last_login, is_superuser, 'stranger', '', '', '', false, false, date_joined FROM auth_user LIMIT 1",
+            "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES people",
+        ),
+        (  # a partition whose triggers did not fire
+            "ALTER TABLE users_role ALTER id DROP IDENTITY",
+            "ALTER TABLE users_role RENAME TO users_role_some",
+            "CREATE TABLE users_role (LIKE users_role_some) PARTITION BY LIST (is_active)",
+            "ALTER TABLE users_role ATTACH PARTITION users_role_some DEFAULT",
+            "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user",
+            "ALTER TABLE users_role_some DISABLE TRIGGER ALL",
+        ),
+    ],
+    ids=["schema", "partition", "trigger"],
+)
+def test_a_foreign_key_that_does_not_guarantee_a_row_of_the_other_table_proves_nothing(
+    world: w.World, compare: Callable[..., verify.Verification], statements: tuple[str, ...]
+) -> None:
+    run(world.source, *statements, "UPDATE users_role SET granted_by = 424242 WHERE id = (SELECT min(id) FROM users_role)")
+    found = next(reference for reference in compare().references if (reference.target, reference.column) == ("user_service.roles", "granted_by"))
+    assert (found.by, found.dangling) == ("join", 1)
+
+
+def test_a_foreign_key_of_a_replicated_table_proves_nothing(world: w.World, compare: Callable[..., verify.Verification], databases: Callable[..., Endpoint]) -> None:
+    publisher = databases()
+    run(publisher, "CREATE TABLE users_role (id bigint PRIMARY KEY)", "CREATE PUBLICATION roles FOR TABLE users_role")
+    run(world.source, "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user")
+    there = f"host={publisher.host} port={publisher.port} dbname={publisher.dbname} user={publisher.user} password={publisher.password}"
+    run(
+        world.source,
+        f"CREATE SUBSCRIPTION roles CONNECTION '{there}' PUBLICATION roles"
+        " WITH (enabled = false, create_slot = false, slot_name = NONE, copy_data = false)",
+    )
+    try:
+        found = compare().references
+    finally:
+        run(world.source, "DROP SUBSCRIPTION roles")
+    assert next(reference.by for reference in found if (reference.target, reference.column) == ("user_service.roles", "granted_by")) == "join"
+
+
 def test_the_same_questions_are_timed_on_both_sides(world: w.World, postgres: PostgresServer) -> None:
     found = baseline.measure(world.context, str(postgres.bin_dir), seconds=1, most=1000.0)
     assert found.passed
