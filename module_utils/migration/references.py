@@ -76,13 +76,14 @@ def finish(sides: Sides, checks: Sequence[Check], findings: Mapping[str, Sequenc
 def _by_foreign_key(part: Part, cell: Cell, home: Part, foreign_keys: ForeignKeys) -> bool:
     """Tell whether the source itself guarantees that the cell's key has its row, and that row is one of the other table's.
 
-    It does where the key is shown unchanged from columns that have a foreign key to that table's key, or from that key itself.
+    It does where the key is shown unchanged from columns that have a foreign key to that table's key, or from that key itself. Ids of other
+    than integers are made of the key's text, and a foreign key is content with what equals it (1.0 and 1.00, what a collation takes for the same).
     """
     if home.table is None or len(cell.reads) != 1 or cell.key != f"src.{ident(cell.reads[0])}":
         return False
     shown = part.origins_of(cell.reads[0])
     key = (home.table, home.key[0])
-    return bool(shown) and all(origin == key or (*origin, *key) in foreign_keys for origin in shown)
+    return bool(shown) and all(origin == key or (home.key_types[0] == "integer" and (*origin, *key) in foreign_keys) for origin in shown)
 
 
 def _statement(
@@ -100,9 +101,11 @@ def _statement(
     same = predicate if key == f"src.{ident(part.chunk_by)}" and home.key[0] == home.chunk_by else None
     inner = home.select_columns([f"src.{ident(home.key[0])} AS home_key"], schema, same) + without(home, other_rejects, same)
     outer = part.select_columns([f"({key}) AS refers", f"{part.key_text} AS key"], schema, predicate) + without(part, own_rejects, predicate)
+    # An id of other than an integer is made of its text.
+    on = "home.home_key = rows.refers" if home.key_types[0] == "integer" else 'home.home_key::text COLLATE "C" = rows.refers::text COLLATE "C"'
     return (
         "SELECT count(*), count(*) FILTER (WHERE home.home_key IS NULL), (array_agg(rows.key) FILTER (WHERE home.home_key IS NULL))[1:20]"
-        f" FROM ({outer}) AS rows LEFT JOIN ({inner}) AS home ON home.home_key = rows.refers WHERE rows.refers IS NOT NULL"
+        f" FROM ({outer}) AS rows LEFT JOIN ({inner}) AS home ON {on} WHERE rows.refers IS NOT NULL"
     )
 
 

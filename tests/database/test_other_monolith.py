@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import closing
@@ -196,6 +197,20 @@ def test_a_reference_that_equals_its_key_but_is_written_otherwise_is_refused(sho
     said = stops(dataclasses.replace(shop, plan=read_plan(mappings=changed)))
     assert len(said) == 1
     assert "band_uses.yml:4 equals a key of band that is written otherwise" in said[0]
+
+
+@pytest.mark.parametrize("statement", ["ANALYZE", 'ALTER TABLE "Legacy Shop".band_use DROP CONSTRAINT band_use_rate_fkey'], ids=["key", "no key"])
+def test_what_only_equals_a_key_refers_to_nobody(shop: Context, tmp_path: Path, statement: str) -> None:
+    changed = tmp_path / "mappings"
+    shutil.copytree(SHOP / "mappings", changed)
+    uses = changed / "catalog" / "band_uses.yml"
+    uses.write_text(uses.read_text().replace('sql: "rate::numeric(20,4)"', "from: rate"))
+    seen = dataclasses.replace(shop, plan=read_plan(mappings=changed))
+    execute(shop.source, statement)
+    make_tables(seen)
+    carry(seen)
+    found = verify.compare(seen, PLAN_TIME)
+    assert {(item.target, item.column, item.dangling) for item in found.references if item.dangling} == {("catalog.band_uses", "band_id", 2)}
 
 
 def test_rows_that_a_policy_hides_from_the_reader_stop_preflight(shop: Context) -> None:
