@@ -31,7 +31,7 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
         lines += ["", f"Report: {_near(report, root)}"]
     where = f" -i {_near(inventory, root)}" if inventory else ""
     lines += ["", f"Next: {playbook_command(root)} {status['next']['command']}{where}", f"      ({status['next']['why']})"]
-    if hints and _proven(tables):
+    if hints and _proven(tables, status["phases"]):
         lines += ["", "Or try:", *(f"  {hint}" for hint in hints)]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -88,8 +88,10 @@ def _unfinished(tables: Sequence[Mapping[str, Any]]) -> bool:
     return any(item.get("chunks_done", 0) < item.get("chunks", 0) for item in tables)
 
 
-def _proven(tables: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(tables) and all(item.get("differences") == 0 for item in tables)
+def _proven(tables: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether no row differs, and whether no other check of the last validation failed."""
+    failed = any(item["phase"] == "validate" and item["outcome"] == "failed" for item in phases)
+    return bool(tables) and not failed and all(item.get("differences") == 0 for item in tables)
 
 
 def _running(tables: Sequence[Mapping[str, Any]]) -> list[str]:

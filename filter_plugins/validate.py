@@ -16,9 +16,10 @@ def validate_lines(result: Mapping[str, Any]) -> list[str]:
         width = max(len(table["target"]) for table in result["tables"])
         lines.append(f"{'table':<{width}} {'source rows':>12} {'target rows':>12} {'differences':>12} {'seconds':>8} {'rows/s':>10}")
         for table in sorted(result["tables"], key=lambda table: (table["bookkeeping"], table["target"])):
+            rate = f"{table['rows_per_second']:,}" if table["rows_per_second"] else "-"  # too short to be measured
             lines.append(
                 f"{table['target']:<{width}} {table['source_rows']:>12,} {table['target_rows']:>12,} {table['differences']:>12,}"
-                f" {table['seconds']:>8.2f} {table['rows_per_second']:>10,}"
+                f" {table['seconds']:>8.2f} {rate:>10}"
             )
     return [*lines, *result["lines"], result["verdict"]]
 

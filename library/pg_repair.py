@@ -27,7 +27,7 @@ requirements:
 attributes:
   check_mode:
     support: full
-    description: Reads the findings from the control database and shows what would be written.
+    description: Reads the findings from the control database and shows what would be written, also when it is more than O(max_rows); it says so.
   diff_mode:
     support: full
     description: Shows each row's table, key, id and columns; no values.
@@ -74,6 +74,7 @@ from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.outcome import counted
+from ..module_utils.migration.remedy import remedy
 from ..module_utils.migration.repair import Repair, apply_repair, plan_repair, require_cap
 from ..module_utils.migration.snapshot.returned import require_not_rolled_back
 
@@ -95,7 +96,17 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": f"nothing to repair: {why}"}
     cutover = control.latest(records, "cutover", migration=live)
     repair = plan_repair(last.detail, after_cutover=cutover is not None and cutover.outcome == "passed")
-    require_cap(repair, module.params["max_rows"])
+    if not repair.findings and not repair.left and not repair.unnamed:
+        helps = remedy(last.detail)
+        said = f"nothing to repair: no row differs, but the last validation failed: {helps.why}; {helps.command}"
+        return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": said}
+    refused = ""
+    try:
+        require_cap(repair, module.params["max_rows"])
+    except MigrationError as exc:
+        if not module.check_mode:  # a dry run is how one looks before one raises it
+            raise
+        refused = f"; would refuse: {exc}"
     written = 0
     if repair.findings and not module.check_mode:
         started = time.monotonic()
@@ -116,7 +127,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "tables": repair.by_table,
         "written": written,
         "left": [f"{finding.line}: {why}" for finding, why in repair.left],
-        "msg": _line(repair, written, module.check_mode),
+        "msg": _line(repair, written, module.check_mode) + refused,
         "diff": {"before_header": "targets", "after_header": "targets, repaired", "before": "", "after": "".join(f"{line}\n" for line in repair.lines)},
     }
 

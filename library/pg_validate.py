@@ -161,13 +161,18 @@ sessions:
   description: Whether the migration wrote sessions that are still in the session store.
   type: bool
   returned: when not in check mode
+next:
+  description: When it failed, the playbook that helps (C(command)) and the reason (C(why)); empty otherwise.
+  type: dict
+  returned: when not in check mode
 validation:
   description: Everything, as validation.json keeps it.
   type: dict
   returned: when not in check mode
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -181,10 +186,13 @@ from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.preflight import release
 from ..module_utils.migration.progress import Progress
+from ..module_utils.migration.remedy import CHECKS, failed, remedy
 from ..module_utils.migration.stopping import stop_with_ansible
 
 KIND, PIECE = "validate", "validate_piece"
 LINES = 20
+Check = authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline | release.Release
+COUNTED_BESIDE = ("accounting",)  # while the rows were read
 EVERY = 10**9  # quarantined rows: how many there may be was decided when they were set aside
 
 
@@ -215,6 +223,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "tables": validation["tables"],
         "lines": validation["lines"],
         "validation": validation,
+        "next": {} if validation["passed"] else remedy(validation).to_dict(),
         "sessions": any(item.outcome != "removed" for item in [control.latest(records, "sessions", migration=live)] if item is not None),
     }
 
@@ -225,6 +234,7 @@ def outcome(validation: Mapping[str, Any]) -> str:
 
 
 def _validate(context: Context, params: dict[str, Any], live: Migration, records: Any, progress: Progress) -> dict[str, Any]:
+    started = time.monotonic()
     options = verify.Options(
         digest=params["digest"],
         workers=params["workers"],
@@ -252,19 +262,23 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         "plan_digest": context.plan.digest,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": params["tables"] is None,
-        "lines": [finding.line for finding in found.findings[:LINES]] + [reference.line for reference in found.references if reference.dangling],
+        "lines": first([finding.line for finding in found.findings], found.differences) + [item.line for item in found.references if item.dangling],
     }
-    if found.balance is not None:
-        _include(validation, "accounting", found.balance)
+    balance = found.balance
+    if balance is not None:
+        _include(validation, "accounting", lambda: balance)
     if params["tables"] is None:
-        _include(validation, "quarantine", release.plan_release(context, live.plan_time, cap=EVERY))
+        _include(validation, "quarantine", lambda: release.plan_release(context, live.plan_time, cap=EVERY))
     if params["authorisation"] and params["tables"] is None:
-        _include(validation, "authorisation", authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"]))
+        _include(
+            validation, "authorisation", lambda: authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"])
+        )
     if params["canaries"] or params["tables"] is None:
-        _include(validation, "canaries", canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
+        _include(validation, "canaries", lambda: canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
     if params["baseline"]:
-        timed = baseline.measure(context, params["bin_dir"], seconds=params["baseline_seconds"], most=params["baseline_ratio"])
-        _include(validation, "baseline", timed)
+        seconds, most = params["baseline_seconds"], params["baseline_ratio"]
+        _include(validation, "baseline", lambda: baseline.measure(context, params["bin_dir"], seconds=seconds, most=most))
+    validation |= {"verdict": whole_verdict(validation), "seconds": round(time.monotonic() - started, 3)}
     return validation
 
 
@@ -278,16 +292,32 @@ def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.K
     }
 
 
-def _include(validation: dict[str, Any], name: str, check: authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline | release.Release) -> None:
-    """Add a check's result; when it failed the whole validation has failed."""
+def _include(validation: dict[str, Any], name: str, look: Callable[[], Check]) -> None:
+    """Add a check's result and how long it took; when it failed the whole validation has failed."""
+    started = time.monotonic()
+    check = look()
     validation[name] = check.to_dict()
-    if check.passed:
-        validation["verdict"] += f"; {check.verdict}"
-    else:
+    if name not in COUNTED_BESIDE:
+        validation["phases"][name] = round(time.monotonic() - started, 3)
+    if not check.passed:
         validation["passed"] = False
-        validation["lines"] += list(check.lines[:LINES])
-        equal = validation["verdict"].startswith("equal")
-        validation["verdict"] = f"NOT passed: {check.verdict}; rows {validation['verdict']}" if equal else f"{validation['verdict']}; {check.verdict}"
+        validation["lines"] += first(check.lines, len(check.lines))
+
+
+def first(lines: Sequence[str], total: int) -> list[str]:
+    """Return the first lines and how many more there are."""
+    shown = list(lines[:LINES])
+    return [*shown, *([f"... and {total - len(shown):,} more, see validation.json"] if total > len(shown) else [])]
+
+
+def whole_verdict(validation: Mapping[str, Any]) -> str:
+    """Return one line for the rows and every check: all that was proven, or, when something failed, that alone and first."""
+    rows = str(validation["verdict"])
+    wrong = [str(validation[name]["verdict"]) for name in failed(validation)]
+    if not wrong:
+        proven = [str(validation[name]["verdict"]) for name in CHECKS if name in validation]
+        return "; ".join([rows, *(proven if rows.startswith("equal") else ())])
+    return "; ".join([f"NOT passed: {wrong[0]}", *wrong[1:], f"rows {rows}"] if rows.startswith("equal") else [rows, *wrong])
 
 
 def _after_cutover(params: dict[str, Any], records: Any, live: Migration) -> bool:

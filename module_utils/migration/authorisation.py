@@ -118,7 +118,7 @@ class Equivalence:
         aside = f" ({counted(self.placeholders, 'user')} with a placeholder for name or password)" if self.placeholders else ""
         if self.passed:
             return f"all {counted(self.users, 'user')} may do what they could before{aside}"
-        return f"{self.differing} of {counted(self.users, 'user')} may do more or less than before{aside}"
+        return f"{self.differing:,} of {counted(self.users, 'user')} may do more or less than before{aside}"
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -66,8 +66,8 @@ class Balance:
         if not self.passed:
             return f"not every source row is accounted for: {'; '.join(self.lines[:3])}"
         sums = {name: sum(getattr(item, name) for item in self.accounts) for name in SHARES}
-        shares = " + ".join(f"{number} {name}" for name, number in sums.items() if number)
-        return f"every source row is accounted for: {sum(item.rows for item in self.accounts)} = {shares or 0}"
+        shares = " + ".join(f"{number:,} {name}" for name, number in sums.items() if number)
+        return f"every source row is accounted for: {sum(item.rows for item in self.accounts):,} = {shares or 0}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the balance as JSON can carry it."""

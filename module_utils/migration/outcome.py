@@ -145,4 +145,4 @@ class Verification:
 
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return the number with its noun, in the singular when it is one."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

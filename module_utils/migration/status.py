@@ -15,6 +15,7 @@ from . import control, driver
 from .context import Context
 from .control import Migration, Record
 from .errors import MigrationError
+from .remedy import remedy
 
 APPLICATION_NAME = "edulink-migration status"
 PHASES = ("preflight", "snapshot", "schema", "migrate", "index", "validate", "repair", "sessions", "cutover", "rollback", "cleanup", "rehearse")
@@ -241,7 +242,8 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
     if validate.outcome == "partial":
         return Next("playbooks/validate.yml", "the last validation compared some tables only, which is no proof of the whole")
     if validate.outcome != "passed":
-        return Next("playbooks/repair.yml", "the last validation found differences; look at the report, then repair and validate again")
+        helps = remedy(validate.detail)
+        return Next(helps.command, f"the last validation failed: {helps.why}")
     sessions = ours.get("sessions")
     if sessions is None or sessions.outcome == "removed":
         return Next("playbooks/sessions.yml", "every row is proven; the live sessions are still in the monolith only")

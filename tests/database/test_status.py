@@ -145,7 +145,7 @@ def test_what_was_carried_must_be_proven_and_proven_again_after_a_repair(context
     assert status.look(context).next.command == "playbooks/validate.yml"
     record(context, "validate", "failed", proven(context, 3))
     assert status.look(context).next.command == "playbooks/repair.yml"
-    assert collect(context)["verdict"] == {"level": "bad", "text": "The last validation found 3 differences."}
+    assert collect(context)["verdict"] == {"level": "bad", "text": "The last validation failed: 3 rows differ."}
     record(context, "repair", "passed", {"rows": 3})
     assert status.look(context).next.command == "playbooks/validate.yml"
     record(context, "validate", "passed", proven(context))

@@ -85,6 +85,140 @@ def test_a_validation_shows_its_verdict_first_and_each_finding_once() -> None:
     assert section.count("4711") == 1
 
 
+FULL = {
+    "passed": False,
+    "verdict": "NOT equal: 4 differences",
+    "differences": 4,
+    "findings_total": 4,
+    "complete": True,
+    "consistency": "judged at one consistent point",
+    "digest": {"method": "sha256", "label": "sha256 of the wire form", "reason": "asked for"},
+    "plan_digest": "c0ffee" * 10 + "beef",
+    "at": "2026-01-02T03:04:05+00:00",
+    "seconds": 12.5,
+    "phases": {"scan": 7.25, "open": 1.0, "references": 0.5, "authorisation": 3.75},
+    "positions": {"monolith": "0/3420848 at 2026-01-02 03:04:05.1+00 (snapshot 829:831:829,830, PostgreSQL 18.6)", "svc": "unheard of"},
+    "unmapped_columns": ["svc.t.shoe"],
+    "tables": [
+        {
+            "target": "svc.t", "source_rows": 1000, "target_rows": 1001, "rejected": 3, "differences": 4, "kinds": {"different": 3, "extra": 1},
+            "seconds": 0.25, "rows_per_second": 8004, "source_digest": "0123456789ab" + "0" * 20, "target_digest": "ba9876543210" + "0" * 20,
+        }
+    ],
+    "references": [
+        {"target": "svc.t", "column": "boss", "refers_to": "svc.t", "checked": 77, "dangling": 1, "keys": ["id 9"], "by": "join"},
+        {"target": "svc.t", "column": "firm", "refers_to": "svc.f", "checked": 0, "dangling": 0, "keys": [], "by": "foreign key"},
+    ],
+    "findings": [{"target": "svc.t", "part": "", "kind": "different", "source_key": str(n), "id": f"id-{n}", "columns": ["bio"]} for n in (71, 72, 73)],
+    "accounting": {"passed": True, "verdict": "every source row is accounted for", "tables": [], "gaps": []},
+    "quarantine": {"passed": False, "verdict": "2 quarantined rows no rule keeps out", "fit": 2, "rows": [{"target": "svc.t", "source_key": "4"}]},
+    "authorisation": {"passed": False, "verdict": "1 of 9 users may do more", "findings": [{"user": "user-5", "what": "roles"}]},
+    "canaries": {"passed": False, "verdict": "0 of 1", "failed": [{"place": 1, "why": "no such user"}], "formats": {"md5": 5}, "unknown_formats": ["md5 (5)"]},
+    "baseline": {
+        "passed": False,
+        "verdict": "1 of 2 in time",
+        "threshold": 1.5,
+        "timings": [
+            {"question": "quick", "monolith_ms": 0.1, "service_ms": 0.5, "ratio": 5.0},
+            {"question": "slow", "monolith_ms": 1.0, "service_ms": 2.25, "ratio": 2.25},
+        ],
+    },
+}
+
+
+class Tables(HTMLParser):
+    """Collects the cells of each row of a page, and its other text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.rows[-1][-1] += data
+        else:
+            self.text += data
+
+
+def validated(**changed: Any) -> Tables:
+    shown = page(assembled(record(1, "validate", "failed", **{**FULL, **changed})))
+    tables = Tables()
+    tables.feed(shown[shown.index("<h2>Validation</h2>") : shown.index("<h2>What was done</h2>")])
+    return tables
+
+
+def test_the_proof_tells_what_was_compared_where_and_each_checks_outcome_and_seconds() -> None:
+    rows = validated().rows
+    assert {row[0]: (row[1], row[3]) for row in rows if len(row) == 4 and row[1] in ("passed", "failed", "not done")} == {
+        "Every column of every row": ("failed", "8.25"),
+        "Every reference has its row": ("failed", "0.50"),
+        "Every source row accounted for": ("passed", "-"),
+        "Every quarantined row breaks a rule": ("failed", "-"),
+        "Rights of every user": ("failed", "3.75"),
+        "Canary accounts and formats of password hashes": ("failed", "-"),
+        "Performance": ("failed", "-"),
+    }
+    facts = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert facts["Compared"] == "every table of the plan (1); not these columns, which no mapping fills: svc.t.shoe"
+    assert facts["Digest of a row"] == "sha256 of the wire form (sha256); asked for"
+    assert (facts["Plan digest"], facts["Ended"], facts["Took"]) == (FULL["plan_digest"], "2026-01-02 03:04:05 UTC", "12.50 s")
+    assert ["monolith", "0/3420848", "2026-01-02 03:04:05.1+00", "829:831:829,830", "PostgreSQL 18.6"] in rows
+    assert ["svc", "unheard of", "", "", ""] in rows
+    digests = [FULL["tables"][0][name][:12] + "\u2026" for name in ("source_digest", "target_digest")]
+    assert ["svc.t", "1,000", "1,001", "3", "4", "0.25", "8,004", *digests] in rows
+
+
+def test_the_proof_names_every_finding_of_every_check() -> None:
+    shown = validated()
+    assert ["svc.t", "different", "bio", "3"] in shown.rows  # how many of a kind
+    assert [row[-2] for row in shown.rows if row[-1].startswith("id-")] == ["71", "72", "73"]
+    assert "1 more were counted and not named" in shown.text
+    assert ["svc.t.boss", "svc.t", "looking each one up", "77", "1", "id 9"] in shown.rows
+    assert ["svc.t.firm", "svc.f", "the source's foreign key, as the rows are equal", "-", "0", ""] in shown.rows
+    for row in (["svc.t", "4"], ["user-5", "roles"], ["1", "no such user"], ["md5", "5", "no"]):
+        assert row in shown.rows
+    assert [row for row in shown.rows if row[0] in ("quick", "slow")] == [
+        ["quick", "0.100", "0.500", "5.00", "yes"],
+        ["slow", "1.000", "2.250", "2.25", "no"],
+    ]
+
+
+def test_a_partial_validation_says_so_and_shows_what_was_not_done() -> None:
+    checks = ("accounting", "quarantine", "authorisation", "canaries", "baseline")
+    shown = validated(complete=False, **dict.fromkeys(checks))
+    assert sum(1 for row in shown.rows if row[1:2] == ["not done"]) == len(checks)
+    assert any(row[0] == "Compared" and row[1].startswith("1 table only, which proves nothing of the rest") for row in shown.rows)
+
+
+def test_the_headline_names_each_check_that_failed_and_the_log_what_each_validation_found() -> None:
+    said = "3 rows differ; 1 reference has no row; 1 of 9 users may do more"
+    few = {"differences": 3, "references": [{"dangling": 1}], "authorisation": {"passed": False, "verdict": "1 of 9 users may do more"}}
+    repaired = record(2, "repair", "passed", tables={"svc.t": {"update": 2, "delete": 1}}, inserted=0, updated=2, deleted=1)
+    report = assembled(record(1, "validate", "failed", **few), repaired, record(3, "validate", "failed", quarantine=FULL["quarantine"]))
+    assert report["verdict"] == {"level": "bad", "text": "The last validation failed: 2 quarantined rows no rule keeps out."}
+    assert [phase["remark"] for phase in report["phases"]] == [said, "2 updated, 1 deleted", "2 quarantined rows no rule keeps out"]
+    shown = Tables()
+    shown.feed(page(report))
+    assert ["Table", "update", "delete"] in shown.rows
+    assert ["svc.t", "2", "1"] in shown.rows
+
+
+def test_a_validation_that_could_not_run_says_why() -> None:
+    assert "<h2>Validation</h2><p>It could not run: no way &lt;in&gt;</p>" in page(assembled(record(1, "validate", "error", error="no way <in>")))
+
+
 def test_text_from_records_cannot_become_markup() -> None:
     evil = "<script>alert(1)</script>"
     migrate = record(1, "migrate", "failed", error=evil, runner=evil, **{evil: {evil: [evil]}})
@@ -97,6 +231,27 @@ def test_the_plots_are_xml_and_keep_small_troubles_visible() -> None:
     widths = {rect.find("title").text.split()[3]: float(rect.get("width")) for rect in root.iter("rect") if rect.find("title") is not None}
     assert widths["missing"] >= 3
     ElementTree.fromstring(svg.lines({"a & b": [(1.0, 0.0)]}, title="<t>"))
+
+
+def test_the_plots_have_units_and_say_in_words_what_a_thin_colour_would_hide() -> None:
+    said = [node.text for node in ElementTree.fromstring(svg.shares({"svc.t": {svg.EQUAL: 10**6, "missing": 1, "extra": 2}}, title="t")).iter("text")]
+    assert "1 missing, 2 extra" in said
+    assert [text for text in said if text.endswith("%")] == ["0 %", "25 %", "50 %", "75 %", "100 %"]
+    root = ElementTree.fromstring(svg.lines({"svc.t": [(0.1, 5.0), (9.3, 7.0)]}, title="t"))
+    words = [node.text for node in root.iter("text")]
+    assert [text for text in words if text.endswith(" s")] == ["0 s", "2 s", "4 s", "6 s", "8 s"]
+    assert "rows a second" in words
+    assert "time since the first row" in words
+
+
+def test_white_text_on_a_bar_can_be_read() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    # The contrast of WCAG 2.1, 1.4.3
+    assert {kind for kind, colour in svg.OUTCOME_COLOURS.items() if 1.05 / (light(colour) + 0.05) < 4.5} == set()
 
 
 def test_rows_are_spread_over_the_time_that_their_chunk_took() -> None:
@@ -148,6 +303,7 @@ def test_the_closing_table_has_rows_differences_seconds_and_a_total() -> None:
 
 
 def test_hints_wait_for_the_proof() -> None:
+    assert "  a hint" not in shown(phases=[{"phase": "validate", "outcome": "failed", "when": "now", "this_migration": True}])
     assert "  a hint" not in shown(tables=[{**TABLE, "source_rows": 10, "target_rows": 9, "differences": 1}])
 
 

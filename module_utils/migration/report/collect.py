@@ -15,6 +15,7 @@ from ..context import Context
 from ..control import Migration, Record
 from ..errors import MigrationError
 from ..gates import PREFLIGHT
+from ..remedy import what_failed
 from . import svg
 
 APPLICATION_NAME = "edulink-migration report"
@@ -100,13 +101,15 @@ def verdict(migration: Migration | None, newest: Mapping[str, Record]) -> dict[s
             return {"level": "bad", "text": f"Not proven yet; the last {failed[0]} failed."}
         return {"level": "open", "text": "Not proven yet: the services have not been validated since the last rows were written."}
     if validate.outcome == "passed":
-        return {"level": "good", "text": "Every column of every row is proven equal on both sides."}
+        aside = sum(item.get("rejected") or 0 for item in validate.detail.get("tables", []) if isinstance(item, Mapping))
+        quarantined = f" {aside:,} quarantined row{' is' if aside == 1 else 's are'} expected nowhere." if aside else ""
+        return {"level": "good", "text": f"Every column of every row is proven equal on both sides.{quarantined}"}
     if validate.outcome == "partial":
         return {"level": "open", "text": "Not proven: the last validation compared some tables only, and found them equal."}
     if validate.outcome == "error":
         return {"level": "bad", "text": "Not proven: the last validation could not run."}
-    total = sum(item.get("differences") or 0 for item in validate.detail.get("tables", []) if isinstance(item, Mapping))
-    return {"level": "bad", "text": f"The last validation found {total:,} difference{'s' * (total != 1)}." if total else "The last validation failed."}
+    found = what_failed(validate.detail)
+    return {"level": "bad", "text": f"The last validation failed: {found}." if found else "The last validation failed."}
 
 
 def _copies(connection: driver.Connection) -> dict[str, list[tuple[float, float, int]]]:
@@ -187,9 +190,18 @@ def _phase(record: Record) -> dict[str, Any]:
         "service": str(record.detail.get("service", "")),
         "runner": str(record.detail.get("runner", "")),
         "error": str(record.detail.get("error", "")),
-        "remark": str(record.detail.get("remark", "")),
+        "remark": str(record.detail.get("remark", "")) or _remark(record),
         "plan_digest": record.plan_digest,
     }
+
+
+def _remark(record: Record) -> str:
+    """Return what a validation found, or what a repair wrote, in a few words."""
+    if record.kind == "validate":
+        return what_failed(record.detail) if record.outcome == "failed" else ""
+    if record.kind == "repair":
+        return ", ".join(f"{record.detail[name]:,} {name}" for name in ("inserted", "updated", "deleted", "left") if record.detail.get(name))
+    return ""
 
 
 def _migration(migration: Migration | None) -> dict[str, Any] | None:

@@ -13,14 +13,14 @@ COLOURS = ("#0b5cad", "#b35900", "#1b7a3d", "#8a2be2", "#b0003a", "#4d4d4d", "#0
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 4", "1 4")
 OUTCOME_COLOURS = {
     EQUAL: "#1b7a3d",
-    CARRIED: "#7a8ba0",
-    QUARANTINED: "#b58900",
+    CARRIED: "#5b6b80",
+    QUARANTINED: "#8a6100",
     "different": "#c1121f",
     "missing": "#7b2cbf",
     "extra": "#0077b6",
     "duplicate": "#3d3d3d",
 }
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 300, 70, 15, 15, 40
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 900, 300, 70, 15, 30, 40
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str) -> str:
@@ -40,8 +40,13 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str) ->
         height = _TOP + tall * step / 4
         parts.append(f'<line class="grid" x1="{_LEFT}" y1="{height:.1f}" x2="{_WIDTH - _RIGHT}" y2="{height:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{short(high * (4 - step) / 4)}</text>')
-        anchor = "start" if step == 0 else "end" if step == 4 else "middle"
-        parts.append(f'<text x="{_LEFT + wide * step / 4:.1f}" y="{_HEIGHT - 22}" text-anchor="{anchor}">{duration(far * step / 4)}</text>')
+    parts.append('<text x="4" y="14">rows a second</text>')
+    apart = nice(far / 5)
+    for step in range(int(far / apart + 1e-6) + 1):
+        along = _LEFT + wide * step * apart / far
+        parts.append(f'<line class="grid" x1="{along:.1f}" y1="{_TOP + tall}" x2="{along:.1f}" y2="{_TOP + tall + 5}"/>')
+        anchor = "start" if step == 0 else "end" if along > _WIDTH - _RIGHT - 20 else "middle"
+        parts.append(f'<text x="{along:.1f}" y="{_HEIGHT - 22}" text-anchor="{anchor}">{duration(step * apart)}</text>')
     parts.append(f'<text x="{_LEFT + wide / 2}" y="{_HEIGHT - 5}" text-anchor="middle">time since the first row</text>')
     legend = []
     for index, (name, points) in enumerate(drawn.items()):
@@ -55,19 +60,28 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, title: str) ->
 
 
 def shares(outcomes: Mapping[str, Mapping[str, int]], *, title: str) -> str:
-    """Return stacked bars: for each table the share of its rows by outcome. What is not fine is never thinner than 3 units."""
+    """Return stacked bars: for each table the share of its rows by outcome.
+
+    What is not fine is never thinner than 3 units, and is told in words beside the bar: a colour as thin as that is not seen on paper.
+    """
     drawn = {name: {kind: rows for kind, rows in kinds.items() if rows} for name, kinds in outcomes.items()}
     drawn = {name: kinds for name, kinds in drawn.items() if kinds}
     if not drawn:
         return ""
-    left, line = 260, 26
-    height = line * len(drawn) + 8
-    parts, used = [], []
+    left, line, beside = 240, 26, 190
+    height = line * len(drawn) + 28
+    wide = _WIDTH - left - beside
+    parts: list[str] = []
+    used: list[str] = []
+    for step in range(5):
+        along, anchor = left + wide * step / 4, "start" if step == 0 else "middle"
+        parts.append(f'<line class="grid" x1="{along:.1f}" y1="2" x2="{along:.1f}" y2="{height - 20}"/>')
+        parts.append(f'<text x="{along:.1f}" y="{height - 5}" text-anchor="{anchor}">{25 * step} %</text>')
     for index, (name, kinds) in enumerate(drawn.items()):
         top, start = 4 + index * line, float(left)
         total = sum(kinds.values())
         floor = {kind: 0.0 if kind in (EQUAL, CARRIED) else 3.0 for kind in kinds}
-        room = _WIDTH - left - _RIGHT - sum(floor.values())
+        room = wide - sum(floor.values())
         parts.append(f'<text x="{left - 8}" y="{top + 15}" text-anchor="end">{escape(name)}</text>')
         for kind, rows in kinds.items():
             width = floor[kind] + room * rows / total
@@ -78,18 +92,26 @@ def shares(outcomes: Mapping[str, Mapping[str, int]], *, title: str) -> str:
                 parts.append(f'<text class="in" x="{start + 6:.1f}" y="{top + 14}">{escape(kind)} {rows:,}</text>')
             start += width
             used.append(kind)
+        wrong = ", ".join(f"{rows:,} {kind}" for kind, rows in kinds.items() if floor[kind])
+        parts.append(f'<text x="{left + wide + 8}" y="{top + 14}" {_squeezed(wrong, beside - 10)}>{escape(wrong)}</text>' if wrong else "")
     legend = [
         f'<li><svg width="12" height="12" aria-hidden="true"><rect width="12" height="12" fill="{OUTCOME_COLOURS.get(kind, COLOURS[-1])}"/></svg>'
-        f" {escape(kind)}: {sum(kinds.get(kind, 0) for kinds in drawn.values()):,} rows</li>"
-        for kind in dict.fromkeys(used)
+        f" {escape(kind)}: {rows:,} row{'s' * (rows != 1)}</li>"
+        for kind, rows in ((kind, sum(kinds.get(kind, 0) for kinds in drawn.values())) for kind in dict.fromkeys(used))
     ]
     return _figure(title, parts, height, legend)
 
 
+def _squeezed(text: str, room: float) -> str:
+    """Return the attributes that make a text fit, where it would not."""
+    return f'textLength="{room}" lengthAdjust="spacingAndGlyphs"' if len(text) * 6.5 > room else ""
+
+
 def _figure(title: str, parts: Sequence[str], height: float, legend: Sequence[str]) -> str:
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg class="plot" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-        f'{"".join(parts)}</svg><ul class="legend">{"".join(legend)}</ul></figure>'
+        f'<figure><figcaption>{escape(title)}</figcaption><div class="scroll">'
+        f'<svg class="plot" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f'{"".join(parts)}</svg></div><ul class="legend">{"".join(legend)}</ul></figure>'
     )
 
 
@@ -114,7 +136,7 @@ def short(number: float) -> str:
 def duration(seconds: float) -> str:
     """Return 0.8 s, 45 s, 12 min 30 s or 3 h 05 min."""
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.3g} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
