@@ -162,9 +162,9 @@ sessions:
   type: bool
   returned: when not in check mode
 next:
-  description: When it failed, the playbook that helps (C(command)) and the reason (C(why)); empty otherwise.
+  description: When it failed, the playbook that helps (C(command)) and the reason (C(why)); both empty otherwise.
   type: dict
-  returned: when not in check mode
+  returned: success
 validation:
   description: Everything, as validation.json keeps it.
   type: dict
@@ -192,6 +192,7 @@ from ..module_utils.migration.stopping import stop_with_ansible
 KIND, PIECE = "validate", "validate_piece"
 LINES = 20
 Check = authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline | release.Release
+NOTHING = {"command": "", "why": ""}  # Ansible resolves the words of an assertion that holds, too
 COUNTED_BESIDE = ("accounting",)  # while the rows were read
 EVERY = 10**9  # quarantined rows: how many there may be was decided when they were set aside
 
@@ -223,7 +224,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "tables": validation["tables"],
         "lines": validation["lines"],
         "validation": validation,
-        "next": {} if validation["passed"] else remedy(validation).to_dict(),
+        "next": NOTHING if validation["passed"] else remedy(validation).to_dict(),
         "sessions": any(item.outcome != "removed" for item in [control.latest(records, "sessions", migration=live)] if item is not None),
     }
 
@@ -336,6 +337,7 @@ def _foreseen(context: Context, params: dict[str, Any]) -> dict[str, Any]:
         "passed": True,
         "verdict": f"would compare {columns} columns of {len(targets)} tables, every row, in both directions",
         "run_id": "",
+        "next": NOTHING,
         "tables": [],
         "lines": [f"{target.name}: {', '.join(target.columns)} with {', '.join(part.label for part in target.parts)}" for target in targets],
     }

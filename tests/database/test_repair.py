@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import repair, verify
+from ansible.module_utils.migration import control, driver, repair, verify
+from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.preflight import release
+from ansible.modules import pg_repair
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -135,6 +141,46 @@ def test_a_row_that_is_set_aside_for_no_reason_is_not_deleted_before_it_is_relea
     assert ["playbooks/release.yml" in why for _, why in planned.left] == [True]
     release.apply_release(world.context, w.PLAN_TIME, release.plan_release(world.context, w.PLAN_TIME))
     assert compare(world).passed
+
+
+@pytest.fixture
+def last(world: w.World, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], Callable[..., dict[str, Any]]]:
+    """Record a failed validation and return the module that repairs after it."""
+    monkeypatch.setattr(Context, "from_params", lambda params, check: dataclasses.replace(world.context, check=check))
+
+    def record(validation: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+        with contextlib.closing(control.connect(world.context.control)) as records:
+            control.plan(records, world.plan.digest, world.plan.fingerprint)
+            opened = control.begin(records, world.plan.digest)
+            driver.rows(records, "UPDATE migration.migrations SET plan_time = %s", (w.PLAN_TIME,))
+            control.record(records, "validate", "failed", validation, migration=opened, plan_digest=world.plan.digest)
+        return lambda check, most: pg_repair.run(SimpleNamespace(params={"max_rows": most}, check_mode=check))
+
+    return record
+
+
+def test_a_dry_run_shows_what_the_cap_would_refuse(world: w.World, last: Callable[[dict[str, Any]], Callable[..., dict[str, Any]]]) -> None:
+    found = damaged(world)
+    mend = last(found.to_dict())
+    foreseen = mend(True, 1)
+    assert foreseen["changed"]
+    assert len(foreseen["diff"]["after"].splitlines()) == found.differences
+    assert "; would refuse: repair would change" in foreseen["msg"]
+    with pytest.raises(MigrationError, match="repair_max_rows allows 1"):
+        mend(False, 1)
+    assert not compare(world).passed
+    assert "would refuse" not in mend(True, found.differences)["msg"]
+    assert mend(False, found.differences)["changed"]
+    assert compare(world).passed
+
+
+def test_where_no_row_differs_it_says_what_helps_instead(world: w.World, last: Callable[[dict[str, Any]], Callable[..., dict[str, Any]]]) -> None:
+    mend = last(compare(world).to_dict() | {"quarantine": {"passed": False, "verdict": "2 fit", "fit": 2, "rows": []}})
+    for check in (True, False):
+        said = mend(check, 1)
+        assert not said["changed"]
+        assert said["msg"].startswith("nothing to repair: no row differs, but the last validation failed: ")
+        assert said["msg"].endswith("; playbooks/release.yml")
 
 
 def test_differences_that_were_not_named_are_told(world: w.World) -> None:

@@ -90,7 +90,9 @@ def _tables(tables: Sequence[Mapping[str, Any]]) -> str:
     copied = sum(item.get("rows") or 0 for item in ran)
     rows.append(["total, side by side", *sums, seconds, copied / seconds if seconds else None])
     head = ("Table", "Source rows", "Target rows", "Differences", "Copy seconds", "Rows a second")
-    return "<h2>Tables</h2>" + grid(head, rows, last_is_total=True)
+    along = any(item.get("target_rows") and not item.get("ended") for item in tables)
+    note = '<p class="note">A table without copy seconds was filled along with the rows of the others.</p>' if along else ""
+    return "<h2>Tables</h2>" + grid(head, rows, last_is_total=True) + note
 
 
 def _accounting(details: Mapping[str, Any]) -> str:

@@ -142,11 +142,12 @@ def _references(references: Sequence[Mapping[str, Any]]) -> str:
     rows: list[list[Any]] = []
     for item in references:
         proven = item.get("by") == "foreign key"
-        how = "the source's foreign key, as the rows are equal" if proven else "looking each one up"
+        how = "foreign key" if proven else "look-up"
         checked = None if proven else item.get("checked")
         named = ", ".join(item.get("keys") or ())
         rows.append([f"{item.get('target')}.{item.get('column')}", item.get("refers_to"), how, checked, item.get("dangling"), named])
-    return "<h3>References</h3>" + grid(("Column", "Refers to", "Judged by", "Looked up", "Without a row", "Rows"), rows)
+    note = '<p class="note">The source\'s own foreign key proves a reference for rows that are equal; only those of other rows are looked up then.</p>'
+    return "<h3>References</h3>" + grid(("Column", "Refers to", "Judged by", "Looked up", "Without a row", "Rows"), rows) + note
 
 
 def _quarantine(check: Mapping[str, Any]) -> str:
