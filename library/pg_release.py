@@ -64,6 +64,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.preflight.release import apply_release, plan_release
 from ..module_utils.migration.snapshot.returned import require_not_rolled_back
 
@@ -82,7 +83,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
             apply_release(context, live.plan_time, release)
             detail = {"tables": release.by_table, "staying": release.staying}
             control.record(records, KIND, "passed", detail, migration=live, plan_digest=context.plan.digest)
-    said = f"{'would bring' if module.check_mode else 'brought'} in {rows} rows, {release.staying} stay in quarantine"
+    said = f"{'would bring' if module.check_mode else 'brought'} in {counted(rows, 'row')}, {counted(release.staying, 'row')} left in quarantine"
     return {"changed": rows > 0, "tables": release.by_table, "staying": release.staying, "msg": said}
 
 

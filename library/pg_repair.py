@@ -98,7 +98,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     repair = plan_repair(last.detail, after_cutover=cutover is not None and cutover.outcome == "passed")
     if not repair.findings and not repair.left and not repair.unnamed:
         helps = remedy(last.detail)
-        said = f"nothing to repair: no row differs, but the last validation failed: {helps.why}; {helps.command}"
+        said = f"nothing to repair: no row differs, but the last validation failed. Next: {helps.command} ({helps.why})"
         return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": said}
     refused = ""
     try:

@@ -54,8 +54,8 @@ def remedy(validation: Mapping[str, Any]) -> Remedy:
     rows, others = differences(validation), failed(validation)
     if "quarantine" in others:
         # Rows whose keys are in migration.rejects are expected nowhere: repair would delete those that belong there.
-        after = "; validate then, and repair what still differs" if rows else "; validate then"
-        return Remedy("playbooks/release.yml", f"no rule keeps {_fit(validation)} out (any more){after}")
+        after = ", then validate, and repair what still differs" if rows else ", then validate"
+        return Remedy("playbooks/release.yml", f"no rule keeps out {_fit(validation)} (any more): bring in what fits{after}")
     if rows:
         seldom = "; so many are seldom single faults: find out first what wrote to the service" if rows > FEW else ""
         many = f"{rows:,} rows differ" if rows != 1 else "1 row differs"
@@ -64,7 +64,7 @@ def remedy(validation: Mapping[str, Any]) -> Remedy:
         return Remedy("playbooks/preflight.yml", "the rows are equal, so the monolith itself refers to rows that it does not have: mend those, then validate")
     if "accounting" in others or "authorisation" in others:
         what = "leaves rows out" if "accounting" in others else "gives other rights than the monolith has"
-        return Remedy("playbooks/rollback.yml", f"the rows are what the mappings make of them, so a mapping {what}: correct it, then start over with this")
+        return Remedy("playbooks/rollback.yml", f"the rows are what the mappings make of them, so a mapping {what}: start over with this and a right one")
     if "canaries" in others:
         return Remedy("playbooks/validate.yml", "the hashes are the monolith's: set right what the canaries' lines name in validate_canaries, then validate")
     if "baseline" in others:

@@ -36,7 +36,7 @@ def validation(rows: int = 0, dangling: int = 0, **failing: str) -> dict[str, An
         (validation(rows=1001), "repair", "seldom single faults"),
         (validation(rows=1, dangling=1, authorisation="x", canaries="x"), "repair", "1 row differs"),
         (validation(rows=3, quarantine="x"), "release", "2 quarantined rows"),
-        (validation(quarantine="x", authorisation="x"), "release", "validate then"),
+        (validation(quarantine="x", authorisation="x"), "release", "then validate"),
         (validation(dangling=1), "preflight", "the monolith itself refers to rows that it does not have"),
         (validation(accounting="x"), "rollback", "a mapping leaves rows out"),
         (validation(authorisation="x"), "rollback", "a mapping gives other rights"),

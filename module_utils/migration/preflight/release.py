@@ -64,7 +64,7 @@ class Release:
         """Return one line."""
         if self.passed:
             return f"each of {counted(self.staying, 'quarantined row')} breaks a rule" if self.staying else "no row is quarantined"
-        return f"{counted(len(self.rows), 'quarantined row')} no rule keeps out: playbooks/release.yml brings them in"
+        return f"no rule keeps out {counted(len(self.rows), 'quarantined row')}: playbooks/release.yml brings in what fits"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what validation.json keeps: the first rows that fit."""

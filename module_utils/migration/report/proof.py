@@ -13,7 +13,7 @@ from typing import Any
 
 from ..outcome import counted
 from ..remedy import dangling, differences
-from .html import Figure, Key, brief, grid, listing, tag
+from .html import Figure, Html, Key, brief, grid, listing, tag
 
 FILE = "validation.json"
 NOT_DONE = "not done"
@@ -142,7 +142,7 @@ def _references(references: Sequence[Mapping[str, Any]]) -> str:
     rows: list[list[Any]] = []
     for item in references:
         proven = item.get("by") == "foreign key"
-        how = "foreign key" if proven else "look-up"
+        how = Html('<span class="when">foreign key</span>') if proven else "look-up"
         checked = None if proven else item.get("checked")
         named = ", ".join(item.get("keys") or ())
         rows.append([f"{item.get('target')}.{item.get('column')}", item.get("refers_to"), how, checked, item.get("dangling"), named])
