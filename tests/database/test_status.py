@@ -156,6 +156,19 @@ def test_what_was_carried_must_be_proven_and_proven_again_after_a_repair(context
     assert "</html>" in page(report)
 
 
+def test_what_was_released_must_be_proven_too(context: Context) -> None:
+    begin(context)
+    finish_load(context)
+    record(context, "validate", "failed", proven(context) | {"quarantine": {"passed": False, "verdict": "2 fit", "fit": 2}})
+    assert status.look(context).next.command == "playbooks/release.yml"
+    assert collect(context)["verdict"]["text"] == "The last validation failed: 2 fit."
+    record(context, "release", "passed", {"tables": {"svc.t": 2}, "staying": 1})
+    assert status.look(context).next.command == "playbooks/validate.yml"
+    report = collect(context)
+    assert report["verdict"]["level"] == "open"
+    assert report["phases"][-1]["remark"] == "2 brought in, 1 left in quarantine"
+
+
 def test_a_validation_that_could_not_run_is_run_again(context: Context) -> None:
     begin(context)
     finish_load(context)

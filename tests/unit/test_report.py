@@ -270,6 +270,8 @@ def test_rows_are_spread_over_the_time_that_their_chunk_took() -> None:
         ([record(1, "validate", "passed"), record(2, "migrate", "passed")], "open"),
         ([record(1, "validate", "failed", tables=[{"differences": 2}])], "bad"),
         ([record(1, "validate", "error", error="no connection")], "bad"),
+        ([record(1, "validate", "failed"), record(2, "repair", "passed")], "open"),
+        ([record(1, "validate", "failed"), record(2, "repair", "failed")], "bad"),
     ],
 )
 def test_the_verdict_is_good_only_when_the_last_word_is_a_proof(records: list[Record], level: str) -> None:

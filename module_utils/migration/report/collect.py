@@ -94,8 +94,8 @@ def verdict(migration: Migration | None, newest: Mapping[str, Record]) -> dict[s
     if migration.state == "rolled_back":
         return {"level": "open", "text": "The migration was rolled back; the services are as they were in the snapshot."}
     validate = newest.get("validate")
-    failed = [record.kind for record in newest.values() if record.outcome == "failed"]
-    later = [record for record in newest.values() if validate and record.kind in ("migrate", "repair") and record.id > validate.id]
+    failed = [record.kind for record in newest.values() if record.outcome == "failed" and record.kind != "validate"]  # its own words are below
+    later = [record for record in newest.values() if validate and record.kind in ("migrate", "repair", "release") and record.id > validate.id]
     if validate is None or later:
         if failed:
             return {"level": "bad", "text": f"Not proven yet; the last {failed[0]} failed."}
@@ -196,11 +196,13 @@ def _phase(record: Record) -> dict[str, Any]:
 
 
 def _remark(record: Record) -> str:
-    """Return what a validation found, or what a repair wrote, in a few words."""
+    """Return what a validation found, what a repair wrote or a release brought in, in a few words."""
     if record.kind == "validate":
         return what_failed(record.detail) if record.outcome == "failed" else ""
     if record.kind == "repair":
         return ", ".join(f"{record.detail[name]:,} {name}" for name in ("inserted", "updated", "deleted", "left") if record.detail.get(name))
+    if record.kind == "release":
+        return f"{sum(record.detail.get('tables', {}).values()):,} brought in, {record.detail.get('staying') or 0:,} left in quarantine"
     return ""
 
 

@@ -36,7 +36,7 @@ ul.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;padding:0
 code{font:.85em ui-monospace,monospace;overflow-wrap:anywhere}
 @page{margin:14mm 12mm 16mm;@bottom-right{content:"page " counter(page) " of " counter(pages);font:9px system-ui,sans-serif;color:#55606e}}
 @media print{html{font-size:11px}body{margin:0;padding:0;max-width:none;font-size:11px}h2,h3,h2+p,figcaption{break-after:avoid}figure,tr{break-inside:avoid}
-.scroll{overflow:visible}svg.plot{min-width:0}table{font-size:10px}td:not(.n):not(.k){overflow-wrap:anywhere}th,td{padding:.12rem .3rem}
+.scroll{overflow:visible}svg.plot{min-width:0}table{font-size:10px}th,td{padding:.12rem .3rem}
 thead{display:table-header-group}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
