@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Digest both sides, a piece at a time: ranges of a table's pages, or of chunk_by where the source is a query; bucket sums of all pieces added up.
 
-A piece's sums may be kept, with a fingerprint of the row versions (ctid and xmin) that it read. Whoever goes on later takes them over where
-the versions are still the same, which costs a tenth of reading the rows: any insert, update or delete changes them, so what is
-taken over is true at the new point too. Pieces begin at multiples of powers of two: growing tables add pieces and keep the others.
+A piece's sums may be kept, with what was seen of the versions of its rows (versions.py). Whoever goes on later takes them over where
+the versions are still the same, which costs a tenth of reading the rows: whatever changes them shows, so what is taken over
+is true at the new point too. Pieces begin at multiples of powers of two: growing tables add pieces and keep the others.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .plan import Part, Predicate, Target, between
 from .quarantine import Rejects, without
 from .quote import ident, qualified
 from .scan import Ask, Rows, Sides
+from .versions import Versioned, Versions, settle
 
 PIECE_ROWS = 200_000
 JOINED = 2  # times smaller are the pieces of a query: what a join remembers fits the processor's caches (m: a quarter less time at 1M users)
@@ -38,12 +39,12 @@ Progress = Callable[[str, int, int], None]  # what, done rows, all rows
 
 @dataclass(frozen=True)
 class Piece:
-    """One statement of a scan; `part` is None on the target's side. `versions` is the statement that fingerprints what it reads, if one can."""
+    """One statement of a scan; `part` is None on the target's side. `versions` looks at the versions of the rows that it reads, if they have any."""
 
     target: Target
     part: Part | None
     statement: str
-    versions: str
+    versions: Versioned | None
 
     @property
     def key(self) -> str:
@@ -53,17 +54,18 @@ class Piece:
 
 @dataclass(frozen=True)
 class KeptPiece:
-    """A piece that was read: its sums hold as long as the fingerprint of its row versions is the same."""
+    """A piece that was read: its sums hold as long as its rows are the same by what was seen of their versions."""
 
     key: str
     versions: str
     sums: str
+    oldest: int = 0
 
     @classmethod
-    def of(cls, piece: Piece, versions: str, sums: Sums) -> KeptPiece:
+    def of(cls, piece: Piece, versions: Versions, sums: Sums) -> KeptPiece:
         """Return a piece as it can be kept."""
         packed = b"".join(_SUM.pack(number, *values) for number, values in sums.items())
-        return cls(piece.key, versions, b64encode(packed).decode())
+        return cls(piece.key, versions.seen, b64encode(packed).decode(), versions.oldest)
 
     def unpacked(self) -> Sums:
         """Return the sums."""
@@ -98,7 +100,7 @@ class _Done:
     piece: Piece
     sums: Sums
     seconds: float
-    versions: str | None
+    versions: Versions | None
     taken_over: bool
 
 
@@ -176,7 +178,7 @@ class Scanner:
                 row = replace(d.source_row(target, part, schema, self._agreed), source=part.source(schema, predicate))
                 where = without(part, rejects[target.name], predicate)
                 statement = d.buckets(row, self._agreed, self._bits[target.name], where, shared=shared)
-                versions = _source_versions(part, schema, predicate) if self._plain.issuperset(part.tables) else ""
+                versions = _source_versions(part, schema, predicate) if self._plain.issuperset(part.tables) else None
                 yield Piece(target, part, statement, versions)
 
     def _target_pieces(self, target: Target, shared: bool) -> Iterator[Piece]:
@@ -185,7 +187,7 @@ class Scanner:
         for predicate in _pages("t", blocks, self._estimates[target.name], self._piece_rows):
             where = f" WHERE {predicate('')}" if predicate else ""
             statement = d.buckets(row, self._agreed, self._bits[target.name], where, shared=shared)
-            yield Piece(target, None, statement, _versions([f"{target.qualified} AS t{where}"]) if blocks else "")
+            yield Piece(target, None, statement, Versioned.of([(target.qualified, f"{target.qualified} AS t{where}")]) if blocks else None)
 
 
 def _pages(alias: str, blocks: int, rows: float, piece_rows: int) -> list[Predicate | None]:
@@ -209,12 +211,16 @@ def range_of(low: int | None, high: int | None) -> Predicate | None:
 
 def _read(ask: Ask, piece: Piece, known: KeptPiece | None, worth: float) -> _Done:
     started = time.monotonic()
-    if known is not None and piece.versions and ask(piece.versions)[0][0] == known.versions:
-        return _Done(piece, known.unpacked(), time.monotonic() - started, known.versions, taken_over=True)
+    if known is not None and piece.versions:
+        now = piece.versions.look(ask)
+        if now is not None and now.still(known.versions, known.oldest):
+            return _Done(piece, known.unpacked(), time.monotonic() - started, None, taken_over=True)
     sums: Sums = {}
     _add(sums, sums_of(ask(piece.statement)))
     seconds = time.monotonic() - started
-    versions = str(ask(piece.versions)[0][0]) if piece.versions and seconds >= worth else None
+    versions = piece.versions.look(ask) if piece.versions and seconds >= worth else None
+    if versions:
+        settle(ask)
     return _Done(piece, sums, seconds, versions, taken_over=False)
 
 
@@ -276,19 +282,9 @@ def _edges(low: int, high: int, pieces: int) -> list[int | None]:
     return [None, *range((low // step + 1) * step, high + 1, step), None]
 
 
-def _source_versions(part: Part, schema: str, predicate: Predicate | None) -> str:
+def _source_versions(part: Part, schema: str, predicate: Predicate | None) -> Versioned:
     if part.query is None:
-        return _versions([part.source(schema, predicate)])
+        return Versioned.of([(qualified(schema, str(part.table)), part.source(schema, predicate))])
     tied = {touch.table: touch.column for touch in part.touches if touch.result == part.chunk_by}
     wheres = {table: f" WHERE {predicate(ident(tied[table]))}" if predicate and table in tied else "" for table in part.tables}
-    return _versions([f"{qualified(schema, table)}{where}" for table, where in wheres.items()])
-
-
-def _versions(items: Sequence[str]) -> str:
-    """Return the statement that fingerprints the row versions of some FROM items; two hashes of each version, so that sums are not linear in it."""
-    each = [
-        "SELECT concat_ws(',', count(*), sum(hash_record_extended(ROW(tableoid, ctid, xmin), 1)), sum(hash_record_extended(ROW(xmin, ctid, tableoid), 2)))"
-        f" FROM {item}"
-        for item in items
-    ]
-    return f"SELECT concat_ws(';', {', '.join(f'({one})' for one in each)})"
+    return Versioned.of([(qualified(schema, table), f"{qualified(schema, table)}{where}") for table, where in wheres.items()])

@@ -85,7 +85,9 @@ class Sides:
         if kind is not None:
             for database in self._databases:
                 for connection in database.connections:
-                    connection.cancel()
+                    # One that the server has closed cannot be cancelled; what ended the block is what is told.
+                    with contextlib.suppress(MigrationError), driver.database_errors(database.place, "cancelling"):
+                        connection.cancel()
         for pool in self._pools.values():
             pool.shutdown(wait=True)
         self._close()
@@ -102,7 +104,8 @@ class Sides:
         """Return where in its WAL, when and on which version each database is read."""
         found = {}
         for database in self._databases:
-            lsn, snapshot, at, version = driver.rows(database.connections[0], POSITION)[0]
+            with driver.database_errors(database.place, "reading its position"):
+                lsn, snapshot, at, version = driver.rows(database.connections[0], POSITION)[0]
             found[database.name] = f"{lsn} at {at} (snapshot {snapshot}, PostgreSQL {version})"
         return found
 
@@ -205,14 +208,19 @@ class Sides:
     def written_to(self) -> bool:
         """Tell whether anybody has written to one of the servers since the snapshots were taken."""
         ask = "SELECT txid_current_snapshot()::text"
-        return any(driver.scalar(database.connections[0], ask) != driver.scalar(database.spare, ask) for database in self._databases)
+        for database in self._databases:
+            with driver.database_errors(database.place, "looking whether anybody writes"):
+                if driver.scalar(database.connections[0], ask) != driver.scalar(database.spare, ask):
+                    return True
+        return False
 
     def renew(self) -> None:
         """Take a newer consistent point; a snapshot that was given is not used again."""
         for database in self._databases:
             database.given = None
-            for connection in database.connections:
-                connection.rollback()
+            with driver.database_errors(database.place, "ending a consistent point"):
+                for connection in database.connections:
+                    connection.rollback()
             self._begin(database)
 
     def _begin(self, database: _Database) -> None:

@@ -1,0 +1,156 @@
+# Copyright (c) 2026, the Edulink migration project
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A validation that goes on where another was interrupted tells the truth, whatever became of the databases in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration import verify
+from ansible.module_utils.migration.driver import Endpoint, connect, rows
+from ansible.module_utils.migration.versions import Versioned, Versions
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.database.test_verify import QUICK, lines, run
+from tests.mutation import world as w
+
+SMALL = dataclasses.replace(QUICK, piece_rows=20)
+ROLES = "user_service.roles"
+
+
+@pytest.fixture
+def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.World:
+    world = w.cloned_world(postgres, databases)
+    for endpoint in (world.source, *world.targets.values()):
+        run(endpoint, "ANALYZE")
+    return world
+
+
+def kept_of(world: w.World) -> dict[str, verify.KeptPiece]:
+    """Return everything that a validation keeps."""
+    kept: dict[str, verify.KeptPiece] = {}
+    verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping({}, lambda piece: kept.update({piece.key: piece}), seconds=0))
+    return kept
+
+
+def resumed(world: w.World, kept: dict[str, verify.KeptPiece]) -> tuple[verify.Verification, int]:
+    """Return a validation that goes on from there, and how many pieces it read itself."""
+    fresh: list[verify.KeptPiece] = []
+    found = verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping(kept, fresh.append, seconds=0))
+    return found, len(fresh)
+
+
+def truth(world: w.World) -> verify.Verification:
+    """Return what a validation finds that reads everything itself."""
+    return verify.compare(world.context, w.PLAN_TIME, options=SMALL)
+
+
+def same(found: verify.Verification, wanted: verify.Verification) -> bool:
+    tables = [[dataclasses.replace(table, seconds=0) for table in each.tables.values()] for each in (found, wanted)]
+    return lines(found) == lines(wanted) and tables[0] == tables[1]
+
+
+UNCHANGED = {
+    "nothing": (),
+    "a vacuum": ("VACUUM",),
+    "a freeze": ("VACUUM FREEZE",),
+    "statistics": ("ANALYZE",),
+}
+CHANGED = {
+    "rows changed and changed back": (
+        f"UPDATE {ROLES} SET is_active = NOT is_active",
+        f"UPDATE {ROLES} SET is_active = NOT is_active",
+    ),
+    "rows moved by VACUUM FULL": (f"DELETE FROM {ROLES} WHERE role_type = 'staff'", f"VACUUM FULL {ROLES}"),
+    "rows moved by CLUSTER": (f"CREATE INDEX other ON {ROLES} (role_type, id)", f"CLUSTER {ROLES} USING other"),
+    "emptied and filled again": (f"CREATE TABLE public.kept AS SELECT * FROM {ROLES}", f"TRUNCATE {ROLES}", f"INSERT INTO {ROLES} SELECT * FROM public.kept"),
+    "a subtransaction": (f"DO $$ BEGIN UPDATE {ROLES} SET role_type = 'x' WHERE role_type = 'staff'; EXCEPTION WHEN others THEN NULL; END $$",),
+    "places exchanged": (
+        f"VACUUM {ROLES}",
+        f"CREATE TABLE public.two AS SELECT * FROM {ROLES} ORDER BY id LIMIT 2",
+        f"DELETE FROM {ROLES} WHERE id IN (SELECT id FROM public.two)",
+        f"VACUUM {ROLES}",
+        f"INSERT INTO {ROLES} SELECT * FROM public.two ORDER BY id DESC",
+    ),
+    "columns renamed in a circle": (
+        f"ALTER TABLE {ROLES} RENAME created_at TO spare",
+        f"ALTER TABLE {ROLES} RENAME updated_at TO created_at",
+        f"ALTER TABLE {ROLES} RENAME spare TO updated_at",
+        "ALTER TABLE user_service.profiles RENAME first_name TO spare",
+        "ALTER TABLE user_service.profiles RENAME last_name TO first_name",
+        "ALTER TABLE user_service.profiles RENAME spare TO last_name",
+    ),
+    "a column dropped and added again": ("ALTER TABLE user_service.profiles DROP bio", "ALTER TABLE user_service.profiles ADD bio text DEFAULT 'x'"),
+}
+
+
+@pytest.mark.parametrize("between", UNCHANGED)
+def test_what_did_not_change_is_taken_over(world: w.World, between: str) -> None:
+    kept = kept_of(world)
+    for endpoint in (world.source, *world.targets.values()):
+        run(endpoint, *UNCHANGED[between])
+    found, fresh = resumed(world, kept)
+    assert found.passed, lines(found)
+    assert fresh == 0
+
+
+@pytest.mark.parametrize("between", CHANGED)
+def test_what_changed_is_seen_whatever_it_looks_like(world: w.World, between: str) -> None:
+    kept = kept_of(world)
+    run(world.targets["user_service"], *CHANGED[between])
+    found, fresh = resumed(world, kept)
+    assert same(found, truth(world)), (lines(found)[:5], lines(truth(world))[:5])
+    assert fresh < len(kept)
+
+
+def test_rows_of_another_database_are_not_taken_for_the_same(world: w.World, databases: Callable[..., Endpoint], postgres: PostgresServer) -> None:
+    kept = kept_of(world)
+    service = world.targets["user_service"]
+    copy = databases("copy")
+    run(postgres.endpoint(), f"DROP DATABASE {copy.dbname}", f"CREATE DATABASE {copy.dbname} TEMPLATE {service.dbname}")
+    copied = dataclasses.replace(world, context=dataclasses.replace(world.context, targets={**world.targets, "user_service": copy}))
+    found, fresh = resumed(copied, kept)
+    assert found.passed, lines(found)
+    own = sum(1 for name in found.tables if name.startswith("user_service."))
+    assert own <= fresh < len(kept)
+
+
+@pytest.mark.parametrize("oldest", [3, 1 << 40], ids=["rows written since", "a server that has gone back"])
+def test_rows_whose_transaction_ids_say_nothing_are_read_again(world: w.World, oldest: int) -> None:
+    kept = kept_of(world)
+    found, fresh = resumed(world, {key: dataclasses.replace(piece, oldest=oldest) for key, piece in kept.items()})
+    assert found.passed, lines(found)
+    assert fresh >= sum(1 for piece in kept.values() if piece.sums)  # no rows are old in any case
+
+
+def test_a_transaction_id_that_comes_again_does_not_pass_for_the_old_one() -> None:
+    then = 5_000_000_000
+    assert Versions("same", then - 1, then + 9, then + 9).still("same", then)
+    assert Versions("same", None, then + 9, then + 9).still("same", then)
+    assert not Versions("other", then - 1, then + 9, then + 9).still("same", then)
+    assert not Versions("same", then, then + 9, then + 9).still("same", then)
+    assert not Versions("same", then - 1, then + 2**31, then + 2**31).still("same", then)
+
+
+def test_the_youngest_transaction_is_told_by_its_full_id(world: w.World) -> None:
+    service = connect(world.targets["user_service"], application_name="tests", autocommit=True)
+    ask_service = functools.partial(rows, service)
+    look = Versioned.of([(ROLES, ROLES)])
+    before = look.look(ask_service)
+    wrote = int(rows(service, f"WITH one AS (UPDATE {ROLES} SET is_active = is_active RETURNING 1) SELECT pg_current_xact_id()::text FROM one LIMIT 1")[0][0])
+    after = look.look(ask_service)
+    service.close()
+    assert before
+    assert after
+    assert before.youngest is not None
+    assert before.youngest < before.oldest <= wrote
+    assert after.youngest == wrote
+    assert after.seen != before.seen
