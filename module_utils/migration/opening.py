@@ -37,11 +37,10 @@ class Row:
     finding: Finding
     chunk: str | None = None
 
-
     @property
     def key(self) -> tuple[str | None, str | None]:
-        """Return what a finding is known by when its row is read again."""
-        return self.finding.id, self.finding.source_key
+        """Return what a finding is known by when its row is read again: its id, as what differs now may be extra or missing then."""
+        return self.finding.id, None if self.finding.id else self.finding.source_key
 
 
 @dataclass(frozen=True)
