@@ -13,7 +13,7 @@ short_description: Mend the differences that the last validation found
 description:
   - Takes the findings of the last validation of the open migration and makes exactly those keys equal to the source, by the same
     function that the transfer and the catch-up write with.
-  - Once the cutover has passed, the services own their rows; only rows that are missing are written then.
+  - Once the cutover has passed, the services own their rows; nothing is written then unless O(insert_missing) asks for the missing ones.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - edulink.migration.connections
@@ -22,6 +22,12 @@ options:
     description: How many rows may change at most; more is an error before anything is written.
     type: int
     default: 1000
+  insert_missing:
+    description:
+      - After the cutover, insert rows again that a service does not have. It may have deleted them itself, which nobody can see; look first.
+      - Before the cutover missing rows are inserted in any case.
+    type: bool
+    default: false
 requirements:
   - psycopg2
 attributes:
@@ -77,8 +83,13 @@ from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.remedy import remedy
 from ..module_utils.migration.repair import Repair, apply_repair, plan_repair, require_cap
 from ..module_utils.migration.snapshot.returned import require_not_rolled_back
+from ..module_utils.migration.stopping import stop_with_ansible
 
 KIND = "repair"
+NOTHING = {
+    "passed": "the last validation found no difference",
+    "partial": "the last validation found no difference in the tables that it compared; run playbooks/validate.yml for all",
+}
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -92,10 +103,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         raise MigrationError("this migration has no finished validation; run playbooks/validate.yml first")
     mended = control.latest(records, KIND, migration=live)
     if last.outcome in ("passed", "partial") or (mended is not None and mended.id > last.id):
-        why = "the last validation found no difference" if last.outcome != "failed" else "the last findings are mended already; run playbooks/validate.yml"
+        why = NOTHING.get(last.outcome, "the last findings are mended already; run playbooks/validate.yml")
         return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": f"nothing to repair: {why}"}
     cutover = control.latest(records, "cutover", migration=live)
-    repair = plan_repair(last.detail, after_cutover=cutover is not None and cutover.outcome == "passed")
+    passed = cutover is not None and cutover.outcome == "passed"
+    repair = plan_repair(last.detail, after_cutover=passed, insert_missing=module.params["insert_missing"])
     if not repair.findings and not repair.left and not repair.unnamed:
         helps = remedy(last.detail)
         said = f"nothing to repair: no row differs, but the last validation failed. Next: {helps.command} ({helps.why})"
@@ -143,7 +155,11 @@ def _line(repair: Repair, written: int, check: bool) -> str:
 
 def main() -> None:
     """Read the options, repair, report."""
-    module = AnsibleModule(argument_spec={**CONTEXT_SPEC, "max_rows": {"type": "int", "default": 1000}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={**CONTEXT_SPEC, "max_rows": {"type": "int", "default": 1000}, "insert_missing": {"type": "bool", "default": False}},
+        supports_check_mode=True,
+    )
+    stop_with_ansible()
     try:
         module.exit_json(**run(module))
     except MigrationError as exc:

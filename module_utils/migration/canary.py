@@ -26,13 +26,17 @@ HASHERS = (
     "ScryptPasswordHasher",
     "MD5PasswordHasher",
 )
+KNOWN = frozenset({"pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "md5", "unusable", "empty"})
+# Django had hashers for these once.
+PAST = ("sha1", "crypt", "unsalted_sha1", "unsalted_md5")
+SHARED = 10  # users, from which on a name that nobody knows is one of an algorithm: of fewer it may be part of a password kept as it is
 # Hashes by their algorithm: the text before the first '$'. Django writes '!' and forty letters for an unusable password.
 _FORMATS = """
-SELECT CASE WHEN head = '' THEN 'empty' WHEN head = '!' THEN 'unusable' WHEN head ~ '^[a-z0-9_]{{1,20}}[$]$' THEN rtrim(head, '$') ELSE 'unknown' END,
+SELECT CASE WHEN head = ANY (%(names)s) OR (rows >= %(shared)s AND head ~ '^[a-z][a-z0-9_]{1,19}$') THEN head ELSE 'unknown' END,
        sum(rows)::int8
 FROM (
-    SELECT CASE WHEN password_hash = '' THEN '' WHEN left(password_hash, 1) = '!' THEN '!'
-                ELSE coalesce(nullif(left(password_hash, least(strpos(password_hash, '$'), 21)), ''), '?') END AS head, count(*) AS rows
+    SELECT CASE WHEN password_hash = '' THEN 'empty' WHEN left(password_hash, 1) = '!' THEN 'unusable' WHEN strpos(password_hash, '$') BETWEEN 2 AND 21
+                THEN left(password_hash, strpos(password_hash, '$') - 1) ELSE '?' END AS head, count(*) AS rows
     FROM {users} GROUP BY 1
 ) AS each GROUP BY 1 ORDER BY 1
 """
@@ -55,8 +59,7 @@ class Canaries:
     @property
     def unknown(self) -> tuple[str, ...]:
         """Return the formats that Django has no hasher for."""
-        known = {"pbkdf2_sha256", "pbkdf2_sha1", "argon2", "bcrypt_sha256", "bcrypt", "scrypt", "md5", "unusable", "empty"}
-        return tuple(f"{name} ({count})" for name, count in self.formats if name not in known)
+        return tuple(f"{name} ({count})" for name, count in self.formats if name not in KNOWN)
 
     @property
     def verdict(self) -> str:
@@ -100,11 +103,13 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
     try:
         with driver.database_errors(context.targets[users.service].place, "reading canaries' password hashes"):
             for place, (username, password) in enumerate(accounts, 1):
-                found = driver.rows(connection, f"SELECT password_hash, is_active FROM {users.qualified} WHERE username = %s", (username,))
+                select = f"SELECT password_hash, is_active FROM {users.qualified.replace('%', '%%')} WHERE username = %s"
+                found = driver.rows(connection, select, (username,))
                 why = _refusal(hashers, found, password)
                 if why:
                     failed.append((place, why))
-            formats = tuple((str(name), int(count)) for name, count in driver.rows(connection, _FORMATS.format(users=users.qualified).replace("%%", "%")))
+            counting, names = _FORMATS.replace("{users}", users.qualified.replace("%", "%%")), {"names": sorted({*KNOWN, *PAST}), "shared": SHARED}
+            formats = tuple((str(name), int(count)) for name, count in driver.rows(connection, counting, names))
     finally:
         connection.close()
     return Canaries(len(accounts), tuple(failed), formats)
@@ -129,6 +134,10 @@ def _refusal(hashers: Any, found: Sequence[tuple[Any, ...]], password: str) -> s
     encoded, active = found[0]
     if not active:
         return "the user is not active"
+    if not encoded:
+        return "the user has no password hash"
+    if not hashers.is_password_usable(encoded):
+        return "the user has no usable password"
     try:
         hashers.identify_hasher(encoded)
     except ValueError:

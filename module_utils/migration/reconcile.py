@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from . import balance, driver, ids
 from .context import Context
@@ -21,6 +21,7 @@ from .spool import Spool
 from .verify import differing_rows
 
 APPLICATION_NAME = "edulink-migration reconcile"
+First = Callable[[str, driver.Connection], Equalized]  # of a service, in the transaction that writes to it
 
 
 def reconcile(context: Context, plan_time: str) -> int:
@@ -59,17 +60,17 @@ def _require_every_row(context: Context, plan_time: str, snapshot: str) -> None:
         raise MigrationError(f"{found.verdict}; run it again: it compares both sides row by row and carries what is missing")
 
 
-def settle(context: Context, plan_time: str, snapshot: str, findings: Iterable[Finding]) -> Equalized:
-    """Make the rows of these findings what the source says in an exported snapshot; one transaction for each database.
+def settle(context: Context, plan_time: str, snapshot: str, findings: Iterable[Finding], first: First = lambda service, connection: Equalized()) -> Equalized:
+    """Make the rows of these findings what the source says in an exported snapshot; one transaction for each database, which `first` begins.
 
     The findings, which may be as many as there are rows, are read to their end first.
     """
     with Spool() as spool:
         spool.add(findings)
-        return _settle(context, plan_time, snapshot, spool)
+        return _settle(context, plan_time, snapshot, spool, first)
 
 
-def _settle(context: Context, plan_time: str, snapshot: str, spool: Spool) -> Equalized:
+def _settle(context: Context, plan_time: str, snapshot: str, spool: Spool, first: First) -> Equalized:
     source = context.connect_source(APPLICATION_NAME, plan_time=plan_time, autocommit=True)
     done = Equalized()
     try:
@@ -82,7 +83,7 @@ def _settle(context: Context, plan_time: str, snapshot: str, spool: Spool) -> Eq
             connection = context.connect_target(name, APPLICATION_NAME)
             try:
                 with driver.database_errors(context.targets[name].place, "making rows equal to the source"), connection:
-                    done += equalize(source, connection, context.source.schema, work)
+                    done += first(name, connection) + equalize(source, connection, context.source.schema, work)
             finally:
                 connection.close()
     finally:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from . import driver
+from . import balance, driver
 from .context import Context
 from .equalize import Equalized
 from .errors import MigrationError
 from .outcome import counted
+from .plan import Target
+from .quarantine import without
 from .quote import ident, literal
 from .reconcile import settle
 from .verify import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding
@@ -52,10 +54,11 @@ class Repair:
         )
 
 
-def plan_repair(validation: Mapping[str, Any], *, after_cutover: bool) -> Repair:
+def plan_repair(validation: Mapping[str, Any], *, after_cutover: bool, insert_missing: bool = False) -> Repair:
     """Return what the findings of a validation (its to_dict()) ask for.
 
-    After the cutover the services own their rows: only rows that are missing are written then.
+    After the cutover the services own their rows: nothing is written then but, with `insert_missing`, rows that are missing. Whether
+    the service has deleted one itself cannot be seen.
     """
     found = [Finding(**{**item, "columns": tuple(item["columns"])}) for item in validation["findings"]]
     # A row whose key is in migration.rejects for no reason is expected nowhere; to delete it would lose it until it is released.
@@ -68,6 +71,8 @@ def plan_repair(validation: Mapping[str, Any], *, after_cutover: bool) -> Repair
             left.append((finding, "the service owns it since the cutover"))
         elif finding.kind == EXTRA and finding.target in kept_out:
             left.append((finding, "its key may be one that migration.rejects holds for no reason; playbooks/release.yml, then validate and repair again"))
+        elif after_cutover and not insert_missing:
+            left.append((finding, "the service may have deleted it since the cutover; -e repair_insert_missing=true inserts such rows again"))
         elif finding.id is None and finding.kind in (EXTRA, DUPLICATE):
             left.append((finding, "it has no id to find it by; delete it by hand"))
         else:
@@ -92,28 +97,45 @@ def apply_repair(context: Context, plan_time: str, repair: Repair) -> Equalized:
         with driver.database_errors(context.source.place, "taking a consistent point"):
             driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
-        removed = _remove_duplicates(context, repair.findings)
-        return Equalized(deleted=removed) + settle(context, plan_time, snapshot, repair.findings)
+        findings = _explained(context, holder, repair.findings)
+        return settle(context, plan_time, snapshot, findings, lambda service, connection: _remove_duplicates(context, service, connection, findings))
     finally:
         holder.close()
 
 
-def _remove_duplicates(context: Context, findings: Sequence[Finding]) -> int:
-    """Delete every copy of an id that a table still holds more than once; what belongs there is written again from the source."""
+def _explained(context: Context, source: driver.Connection, findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings, those without a source row with the one that has come since: it would be deleted otherwise."""
+    extra: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.source_key is None and finding.id is not None:
+            extra.setdefault(finding.target, []).append(finding.id)
+    rejects = balance.put_aside(context) if extra else {}
+    known: dict[tuple[str, str], tuple[str, str]] = {}
+    for target in context.plan.targets:
+        for part in target.parts if target.name in extra else ():
+            own = next(cell.sql for cell in part.cells if cell.name == target.id_column)
+            rows = part.select_columns([f"{part.key_text} AS key", f"encode({own}, 'hex')::uuid AS id"], context.source.schema)
+            rows += without(part, {part.name: rejects.get((target.name, part.name), ())})
+            listed = literal("{" + ",".join(extra[target.name]) + "}")
+            with driver.database_errors(context.source.place, f"looking for rows of {target.name} that have come since the validation"):
+                found = driver.rows(source, f"SELECT x.key, x.id::text FROM ({rows} OFFSET 0) AS x WHERE x.id = ANY ({listed}::uuid[])")
+            known.update({(target.name, id_): (part.name, key) for key, id_ in found})
+    explained = []
+    for finding in findings:
+        part_key = known.get((finding.target, str(finding.id))) if finding.source_key is None else None
+        explained.append(replace(finding, part=part_key[0], source_key=part_key[1]) if part_key else finding)
+    return explained
+
+
+def _remove_duplicates(context: Context, service: str, connection: driver.Connection, findings: Sequence[Finding]) -> Equalized:
+    """Delete every copy of an id that a table still holds more than once; in the same transaction what belongs there is written from the source."""
     removed = 0
-    for service in context.plan.services:
-        targets = {target.name: target for target in context.plan.of(service)}
-        doubled = [finding for finding in findings if finding.kind == DUPLICATE and finding.target in targets]
-        if not doubled:
-            continue
-        connection = context.connect_target(service, APPLICATION_NAME)
-        try:
-            with driver.database_errors(context.targets[service].place, "deleting duplicate rows"), connection, connection.cursor() as cursor:
-                for finding in doubled:
-                    target = targets[finding.target]
-                    own = f"{ident(target.id_column)} = {literal(str(finding.id))}::uuid"
-                    cursor.execute(f"DELETE FROM {target.qualified} WHERE {own} AND (SELECT count(*) FROM {target.qualified} WHERE {own}) > 1")
-                    removed += cursor.rowcount
-        finally:
-            connection.close()
-    return removed
+    targets: dict[str, Target] = {target.name: target for target in context.plan.of(service)}
+    with connection.cursor() as cursor:
+        for finding in findings:
+            if finding.kind == DUPLICATE and finding.target in targets:
+                target = targets[finding.target]
+                own = f"{ident(target.id_column)} = {literal(str(finding.id))}::uuid"
+                cursor.execute(f"DELETE FROM {target.qualified} WHERE {own} AND (SELECT count(*) FROM {target.qualified} WHERE {own}) > 1")
+                removed += cursor.rowcount
+    return Equalized(deleted=removed)

@@ -106,12 +106,15 @@ def test_a_cap_stops_a_repair_of_too_many_rows(world: w.World) -> None:
         repair.require_cap(planned, 3)
 
 
-def test_after_the_cutover_only_missing_rows_are_written(world: w.World) -> None:
+def test_after_the_cutover_only_missing_rows_are_written_and_only_when_asked_for(world: w.World) -> None:
     found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True))
     assert found.passed
     damaged(world)
     found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True))
-    planned = repair.plan_repair(found.to_dict(), after_cutover=True)
+    asked_nothing = repair.plan_repair(found.to_dict(), after_cutover=True)
+    assert asked_nothing.findings == ()
+    assert any("may have deleted it since the cutover; -e repair_insert_missing=true" in why for _, why in asked_nothing.left)
+    planned = repair.plan_repair(found.to_dict(), after_cutover=True, insert_missing=True)
     assert {finding.kind for finding in planned.findings} == {"missing"}
     assert {finding.kind for finding, _ in planned.left} == {"different", "service_row"}
     repair.apply_repair(world.context, w.PLAN_TIME, planned)
