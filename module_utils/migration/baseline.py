@@ -26,6 +26,7 @@ from .snapshot.clients import access
 
 APPLICATION_NAME = "edulink-migration baseline"
 SAMPLE = 200
+LEAST_MS = 0.001  # pgbench tells three digits: what took less is taken for that
 NEEDED = ("auth_service.users", "auth_service.user_permissions", "auth_service.permissions", "user_service.profiles", "user_service.roles")
 
 # name -> (statement on the monolith, service, statement there); {one} is one of the sampled keys, {s} the monolith's schema.
@@ -66,7 +67,7 @@ class Timing:
     @property
     def ratio(self) -> float:
         """Return how many times as long the service takes."""
-        return self.service_ms / self.monolith_ms if self.monolith_ms > 0 else 0.0
+        return self.service_ms / max(self.monolith_ms, LEAST_MS)
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,10 @@ class Baseline:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Return a line for each question that fails."""
-        return tuple(f"{timing.question}: {timing.monolith_ms:.2f} ms before, {timing.service_ms:.2f} ms now" for timing in self.slower)
+        """Return a line for each question that fails, or why nothing was timed."""
+        return ((self.unavailable,) if self.unavailable else ()) + tuple(
+            f"{timing.question}: {timing.monolith_ms:.2f} ms before, {timing.service_ms:.2f} ms now" for timing in self.slower
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return what validation.json keeps."""
@@ -154,13 +157,22 @@ def _pgbench(program: Path, endpoint: Endpoint, statement: str, keys: int, secon
         argv = [str(program), "--no-vacuum", "--protocol=prepared", "--client=1", f"--time={seconds}", f"--file={script}"]
         try:
             done = subprocess.run(
-                argv, env={**way.env, "PGOPTIONS": options}, pass_fds=way.descriptors, capture_output=True, text=True, check=False, timeout=seconds + 60
+                argv,
+                env={**way.env, "PGOPTIONS": options},
+                pass_fds=way.descriptors,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=seconds + 60,
             )
-        except FileNotFoundError as exc:
-            raise MigrationError(f"{program} is missing on this runner; set pg_bin_dir to a folder with pgbench, or validate_baseline to false") from exc
+        except OSError as exc:
+            why = "is missing on this runner" if isinstance(exc, FileNotFoundError) else f"cannot be run on this runner ({exc.strerror})"
+            raise MigrationError(f"{program} {why}; set pg_bin_dir to a folder with pgbench, or validate_baseline to false") from exc
         except subprocess.TimeoutExpired as exc:
             raise MigrationError(f"{endpoint.place}: pgbench did not end; the server may be overloaded") from exc
     found = re.search(r"latency average = ([0-9.]+) ms", done.stdout)
-    if done.returncode != 0 or found is None:
+    if done.returncode != 0:
         raise MigrationError(f"{endpoint.place}: pgbench ended with {done.returncode}; the role must be able to read the tables that are timed")
+    if found is None:
+        raise MigrationError(f"{program} told no latency; set pg_bin_dir to a folder with PostgreSQL's own pgbench, or validate_baseline to false")
     return float(found[1])

@@ -364,7 +364,9 @@ def test_a_foreign_key_that_does_not_guarantee_a_row_of_the_other_table_proves_n
     assert (found.by, found.dangling) == ("join", 1)
 
 
-def test_a_foreign_key_of_a_replicated_table_proves_nothing(world: w.World, compare: Callable[..., verify.Verification], databases: Callable[..., Endpoint]) -> None:
+def test_a_foreign_key_of_a_replicated_table_proves_nothing(
+    world: w.World, compare: Callable[..., verify.Verification], databases: Callable[..., Endpoint]
+) -> None:
     publisher = databases()
     run(publisher, "CREATE TABLE users_role (id bigint PRIMARY KEY)", "CREATE PUBLICATION roles FOR TABLE users_role")
     run(world.source, "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import status
+from ansible.module_utils.migration import baseline, status
 from ansible.module_utils.migration.control import Migration, Record
 from ansible.module_utils.migration.report import collect, svg
 from ansible.module_utils.migration.report.page import page
@@ -217,6 +217,15 @@ def test_the_headline_names_each_check_that_failed_and_the_log_what_each_validat
 
 def test_a_validation_that_could_not_run_says_why() -> None:
     assert "<h2>Validation</h2><p>It could not run: no way &lt;in&gt;</p>" in page(assembled(record(1, "validate", "error", error="no way <in>")))
+def test_the_performance_baseline_has_both_sides_and_the_threshold() -> None:
+    timed = baseline.Baseline((baseline.Timing("log in by email", 0.25, 4.0), baseline.Timing("a user's permissions", 0.0, 0.6)), most=1.5)
+    assert timed.verdict == "1 of 2 questions are answered in time (at most 1.5 times the monolith's time, or 1 ms)"
+    assert timed.lines == ("log in by email: 0.25 ms before, 4.00 ms now",)
+    shown = Tables()
+    shown.feed(page(assembled(record(1, "validate", "failed", verdict="NOT passed", baseline=timed.to_dict()))))
+    assert ["log in by email", "0.250", "4.000", "16.00", "no"] in shown.rows
+    assert ["a user's permissions", "0.000", "0.600", "600.00", "yes"] in shown.rows
+    assert "Too slow is more than 1.5 times as long" in shown.text
 
 
 def test_text_from_records_cannot_become_markup() -> None:
