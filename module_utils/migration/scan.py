@@ -200,8 +200,8 @@ class Sides:
             " AND NOT EXISTS (WITH RECURSIVE whole AS (SELECT c.oid UNION ALL"
             " SELECT one.oid FROM whole JOIN pg_constraint AS one ON one.conparentid = whole.oid)"
             " SELECT FROM whole JOIN pg_trigger AS t ON t.tgconstraint = whole.oid WHERE t.tgenabled IN ('D', 'R'))"
-            " AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid IN (SELECT c.conrelid UNION ALL SELECT relid FROM pg_partition_tree(c.conrelid)"
-            " UNION ALL SELECT c.confrelid UNION ALL SELECT relid FROM pg_partition_tree(c.confrelid)))"
+            " AND NOT EXISTS (SELECT FROM pg_subscription_rel AS s WHERE s.srrelid IN (SELECT c.conrelid UNION ALL SELECT c.confrelid"
+            " UNION ALL SELECT relid FROM pg_partition_tree(c.conrelid) UNION ALL SELECT relid FROM pg_partition_tree(c.confrelid)))"
         )
         return frozenset(tuple(row) for row in self.source(statement, "reading the source's foreign keys").result()[0])
 
