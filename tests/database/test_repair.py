@@ -157,7 +157,7 @@ def last(world: w.World, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str,
             opened = control.begin(records, world.plan.digest)
             driver.rows(records, "UPDATE migration.migrations SET plan_time = %s", (w.PLAN_TIME,))
             control.record(records, "validate", "failed", validation, migration=opened, plan_digest=world.plan.digest)
-        return lambda check, most: pg_repair.run(SimpleNamespace(params={"max_rows": most}, check_mode=check))
+        return lambda check, most: pg_repair.run(SimpleNamespace(params={"max_rows": most, "insert_missing": False}, check_mode=check))
 
     return record
 
