@@ -172,11 +172,14 @@ class Scanner:
         for part in target.parts:
             blocks, rows = self._sides.source_size(part.table) if part.table in self._plain else (0, 0.0)
             predicates: Sequence[Predicate | None] = [range_of(*low_high) for low_high in self.ranges[target.name, part.name]]
-            if blocks:  # its pages in their order: an index would send the reader to and fro
+            # Its pages in their order: an index would send the reader to and fro. Parallel workers share an index' range, not a range of pages.
+            if blocks and not shared:
                 predicates = _pages("src", blocks, rows, self._piece_rows)
             for predicate in predicates:
-                row = replace(d.source_row(target, part, schema, self._agreed), source=part.source(schema, predicate))
-                where = without(part, rejects[target.name], predicate)
+                # Apart from the FROM item: what digests a row may be joined to it.
+                condition = f" WHERE {predicate('src.' + ident(part.chunk_by))}" if predicate else ""
+                row = replace(d.source_row(target, part, schema, self._agreed), source=part.source(schema, predicate).removesuffix(condition))
+                where = condition + without(part, rejects[target.name], predicate)
                 statement = d.buckets(row, self._agreed, self._bits[target.name], where, shared=shared)
                 versions = _source_versions(part, schema, predicate) if self._plain.issuperset(part.tables) else None
                 yield Piece(target, part, statement, versions)

@@ -431,9 +431,10 @@ def analyze(world: w.World) -> None:
         run(endpoint, "ANALYZE")
 
 
-def test_small_pieces_come_to_the_same_digests(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+@pytest.mark.parametrize("parallel", [0, 2])
+def test_small_pieces_come_to_the_same_digests(world: w.World, compare: Callable[..., verify.Verification], parallel: int) -> None:
     analyze(world)
-    whole, cut = compare(), compare(piece_rows=20)
+    whole, cut = compare(), compare(piece_rows=20, parallel=parallel)
     assert cut.passed, lines(cut)
     assert [(t.source_digest, t.target_digest, t.source_rows) for t in cut.tables.values()] == [
         (t.source_digest, t.target_digest, t.source_rows) for t in whole.tables.values()
