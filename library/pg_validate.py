@@ -271,9 +271,8 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
     if params["tables"] is None:
         _include(validation, "quarantine", lambda: release.plan_release(context, live.plan_time, cap=EVERY))
     if params["authorisation"] and params["tables"] is None:
-        _include(
-            validation, "authorisation", lambda: authorisation.compare(context, live.plan_time, workers=params["workers"], digest=params["digest"])
-        )
+        chosen = {"workers": params["workers"], "digest": params["digest"], "after_cutover": options.after_cutover}
+        _include(validation, "authorisation", lambda: authorisation.compare(context, live.plan_time, **chosen))
     if params["canaries"] or params["tables"] is None:
         _include(validation, "canaries", lambda: canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
     if params["baseline"]:
@@ -288,9 +287,7 @@ def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.K
     last = control.latest(records, KIND, migration=live)
     since = last.id if last and last.outcome != "error" else 0
     found = control.history(records, kind=PIECE, migration=live, limit=10_000)
-    return {
-        str(item.detail["key"]): verify.KeptPiece(**item.detail) for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest
-    }
+    return {str(item.detail["key"]): verify.KeptPiece(**item.detail) for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest}
 
 
 def _include(validation: dict[str, Any], name: str, look: Callable[[], Check]) -> None:

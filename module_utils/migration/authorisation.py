@@ -78,6 +78,8 @@ _SOURCE: Mapping[str, str] = {
         ) AS given""",
 }
 _CREDENTIALS = {"username": "username", "password": "password_hash"}  # auth_user's columns in the service
+_OWN = {"credentials": "u", "permissions": "h", "roles": "r"}  # the alias of the table whose row gives the right
+_MINTED = "get_byte(uuid_send({own}.id), 6) = 128 AND get_byte(uuid_send({own}.id), 8) = 128"  # as ids.minted()
 _TARGET: Mapping[str, tuple[str, str]] = {
     "credentials": (
         USERS,
@@ -158,8 +160,8 @@ class _Found:
     kept: Mapping[str, set[str]]
 
 
-def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str = d.AUTO) -> Equivalence:
-    """Compare the rights of every user who is not quarantined, nor lost a right to quarantine."""
+def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str = d.AUTO, after_cutover: bool = False) -> Equivalence:
+    """Compare the rights of every user who is not quarantined, nor lost a right to quarantine; after the cutover without what the services gave."""
     targets = {target.name: target for target in context.plan.targets if target.name in (USERS, PERMISSIONS, HELD, ROLES)}
     if len(targets) < 4:
         return Equivalence(0, 0, (), applicable=False)
@@ -173,7 +175,7 @@ def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str =
             return Equivalence(0, 0, (), applicable=False)
         agreed = d.handshake(sides.leaders(), tuple(targets.values()), digest)
         credentials, replaced_if = _credentials(targets[USERS])
-        rights = _rights(context, sides, targets, credentials)
+        rights = _rights(context, sides, targets, credentials, after_cutover)
         found = _differing(sides, rights, agreed)
         for _ in range(SETTLE_ATTEMPTS):
             if not found.differing or not sides.written_to():
@@ -202,7 +204,7 @@ def _credentials(users: Target) -> tuple[dict[str, str], list[str]]:
     return wanted, conditions
 
 
-def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], credentials: Mapping[str, str]) -> list[_Right]:
+def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], credentials: Mapping[str, str], after_cutover: bool) -> list[_Right]:
     aside = _set_aside(sides, targets)
     names = {
         "users": targets[USERS].qualified,
@@ -215,7 +217,8 @@ def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], crede
     for name, (table, statement) in _TARGET.items():
         own = ids.expression(entity, [ids.integer_field("rights.user_id")])
         source = f"SELECT {own} AS k, rights.form AS r FROM ({_SOURCE[name].format(schema=ident(sides.schema), **credentials)}) AS rights"
-        target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement.format(**names)}) AS rights"
+        made = f" WHERE {_MINTED.format(own=_OWN[name])}" if after_cutover else ""  # what a service gave itself is its own
+        target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement.format(**names)}{made}) AS rights"
         if aside:
             keys = literal("{" + ",".join(aside) + "}")
             source += f" WHERE NOT EXISTS (SELECT FROM unnest({keys}::bigint[]) AS aside (id) WHERE aside.id = rights.user_id)"

@@ -138,3 +138,21 @@ def test_no_name_or_password_is_in_what_is_told(world: w.World) -> None:
     found = authorisation.compare(world.context, w.PLAN_TIME)
     assert found.differing == 1
     assert "hidden" not in json.dumps(found.to_dict()) + "".join(found.lines)
+
+
+def test_after_the_cutover_rights_that_a_service_gave_are_its_own_and_those_it_took_are_not(world: w.World) -> None:
+    auth, user = world.targets["auth_service"], world.targets["user_service"]
+    one = ask(auth, "SELECT min(user_id::text) FROM auth_service.user_permissions")
+    new = "INSERT INTO auth_service.users (username, email, password_hash) VALUES ('own', 'own@example.org', '!')"
+    held = f"INSERT INTO auth_service.user_permissions (user_id, permission_id) SELECT '{one}', id FROM auth_service.permissions ORDER BY id DESC LIMIT 1"
+    run(auth, new, held)
+    run(user, f"INSERT INTO user_service.roles (user_id, role_type) VALUES ('{one}', 'own')")
+    assert authorisation.compare(world.context, w.PLAN_TIME).differing == 2
+    found = authorisation.compare(world.context, w.PLAN_TIME, after_cutover=True)
+    assert found.passed, found.lines
+    run(
+        auth,
+        f"UPDATE auth_service.users SET is_active = NOT is_active WHERE id = '{one}'",
+        f"DELETE FROM auth_service.user_permissions WHERE user_id = '{one}'",
+    )
+    assert dict(authorisation.compare(world.context, w.PLAN_TIME, after_cutover=True).findings) == {one: "credentials, permissions"}
