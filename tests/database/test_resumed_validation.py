@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.lab import postgres as lab_postgres
+from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration import verify
 from ansible.module_utils.migration.driver import Endpoint, connect, rows
@@ -19,7 +21,7 @@ from ansible.module_utils.migration.versions import Versioned, Versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.database.test_verify import QUICK, lines, run
+from tests.database.test_verify import QUICK, ask, lines, run
 from tests.mutation import world as w
 
 SMALL = dataclasses.replace(QUICK, piece_rows=20)
@@ -154,3 +156,35 @@ def test_the_youngest_transaction_is_told_by_its_full_id(world: w.World) -> None
     assert before.youngest < before.oldest <= wrote
     assert after.youngest == wrote
     assert after.seen != before.seen
+
+
+def test_a_row_in_the_place_of_a_frozen_one_with_its_very_transaction_id_is_another_row(server_root: Path) -> None:
+    account = process.Account.for_servers()
+    settings = {**lab_postgres.THROW_AWAY, "autovacuum": "off"}
+    server = PostgresServer("wrapped", server_root / "wrapped", lab_postgres.binaries(server_root, account), "wrapped", settings, account)
+    lab_postgres.create(server)
+    lab_postgres.start(server)
+    try:
+        run(server.endpoint(), "CREATE TABLE public.t AS SELECT 'old' AS v", "CREATE TABLE public.other ()", "VACUUM FREEZE")
+        wrote = int(ask(server.endpoint(), "SELECT xmin FROM public.t"))
+        lab_postgres.stop(server)
+        a_round_later = [str(server.bin_dir / "pg_resetwal"), "--epoch=1", f"--next-transaction-id={wrote - 9}", f"--pgdata={server.data}"]
+        process.run(a_round_later, server.home, account)
+        lab_postgres.start(server)
+        connection = connect(server.endpoint(), application_name="tests", autocommit=True)
+        look = Versioned.of([("public.t", "public.t")])
+        before = look.look(functools.partial(rows, connection))
+        rows(connection, "DELETE FROM public.t")
+        rows(connection, "VACUUM (TRUNCATE off) public.t")
+        while rows(connection, "SELECT pg_snapshot_xmax(pg_current_snapshot())::xid::text")[0][0] != str(wrote):
+            rows(connection, "SELECT pg_current_xact_id()::text")
+        rows(connection, "INSERT INTO public.t VALUES ('new')")
+        after = look.look(functools.partial(rows, connection))
+        connection.close()
+        assert before
+        assert after
+        assert after.seen == before.seen
+        assert before.still(before.seen, before.oldest)
+        assert not after.still(before.seen, before.oldest)
+    finally:
+        lab_postgres.stop(server)
