@@ -43,7 +43,8 @@ def _outputs(select: Any, hidden: frozenset[str]) -> _Outputs:
 
 
 def _is_star(target: Any) -> bool:
-    return isinstance(target.val, ast.ColumnRef) and isinstance(target.val.fields[-1], ast.A_Star)
+    fields: tuple[Any, ...] = (target.val.fields or ()) if isinstance(target.val, ast.ColumnRef) else ()
+    return any(isinstance(field, ast.A_Star) for field in fields)
 
 
 def _output(target: Any, scope: _Scope) -> tuple[str | None, frozenset[Origin]]:

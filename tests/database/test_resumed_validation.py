@@ -21,7 +21,7 @@ from ansible.module_utils.migration.versions import Versioned, Versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.database.test_verify import QUICK, ask, lines, run
+from tests.database.test_verify import QUICK, ask, lines, one_user, run
 from tests.mutation import world as w
 
 SMALL = dataclasses.replace(QUICK, piece_rows=20)
@@ -58,6 +58,60 @@ def truth(world: w.World) -> verify.Verification:
 def same(found: verify.Verification, wanted: verify.Verification) -> bool:
     tables = [[dataclasses.replace(table, seconds=0) for table in each.tables.values()] for each in (found, wanted)]
     return lines(found) == lines(wanted) and tables[0] == tables[1]
+
+
+class Killed(Exception):
+    pass
+
+
+def interrupted(world: w.World, pieces: int) -> dict[str, verify.KeptPiece]:
+    """Return what a validation had kept when it was killed after so many pieces."""
+    kept: dict[str, verify.KeptPiece] = {}
+
+    def keep(piece: verify.KeptPiece) -> None:
+        kept[piece.key] = piece
+        if len(kept) == pieces:
+            raise Killed
+
+    with pytest.raises(Killed):
+        verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping({}, keep, seconds=0))
+    return kept
+
+
+@pytest.mark.parametrize("parallel", [0, 2])
+def test_small_pieces_come_to_the_same_digests(world: w.World, parallel: int) -> None:
+    whole, cut = (
+        verify.compare(world.context, w.PLAN_TIME, options=options) for options in (QUICK, dataclasses.replace(SMALL, parallel=parallel))
+    )
+    assert cut.passed, lines(cut)
+    assert [(t.source_digest, t.target_digest, t.source_rows) for t in cut.tables.values()] == [
+        (t.source_digest, t.target_digest, t.source_rows) for t in whole.tables.values()
+    ]
+    assert [(reference.checked, reference.dangling) for reference in cut.references] == [(r.checked, r.dangling) for r in whole.references]
+
+
+def test_pieces_that_an_interrupted_run_read_are_not_read_again(world: w.World) -> None:
+    kept = interrupted(world, 9)
+    found, fresh = resumed(world, kept)
+    assert found.passed, lines(found)
+    assert "9 of " in found.consistency
+    assert "pieces were read by an interrupted run" in found.consistency
+    assert resumed(world, {})[1] == fresh + 9
+
+
+def test_a_kept_piece_whose_rows_changed_is_read_again(world: w.World) -> None:
+    everything = kept_of(world)
+    assert resumed(world, everything)[1] == 0
+    id_ = one_user(world)
+    run(world.targets["auth_service"], f"UPDATE auth_service.users SET is_active = NOT is_active WHERE id = '{id_}'")
+    found, fresh = resumed(world, everything)
+    assert [finding.columns for finding in found.findings] == [("is_active",)]
+    assert 0 < fresh < len(everything) / 2
+    run(world.source, "UPDATE users_profile SET bio = bio || ' ' WHERE id = (SELECT min(id) FROM users_profile WHERE bio IS NOT NULL)")
+    found, _ = resumed(world, everything)
+    assert sorted(finding.columns for finding in found.findings) == [("bio",), ("is_active",)]
+    run(world.targets["user_service"], "DELETE FROM user_service.roles")
+    assert resumed(world, everything)[0].tables["user_service.roles"].kinds == {"missing": found.tables["user_service.roles"].source_rows}
 
 
 UNCHANGED = {
