@@ -34,6 +34,11 @@ POSITION = (
     "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text,"
     " txid_current_snapshot()::text, now()::text, current_setting('server_version')"
 )
+_READABLE = (
+    "SELECT name FROM unnest({names}::text[]) AS named (name), to_regclass(name) AS found"
+    " WHERE found IS NOT NULL AND has_any_column_privilege(found, 'SELECT') AND NOT row_security_active(found)"
+)
+LOCK_SECONDS = 30
 
 
 @dataclass
@@ -46,6 +51,7 @@ class _Database:
     free: queue.SimpleQueue[driver.Connection] = field(default_factory=queue.SimpleQueue)
     spare: driver.Connection | None = None
     given: str | None = None
+    tables: tuple[str, ...] = ()
 
 
 class Sides:
@@ -55,8 +61,12 @@ class Sides:
         settings = {**SETTINGS, "max_parallel_workers_per_gather": str(parallel)}
         services = dict.fromkeys(target.service for target in targets)
         self.schema = context.source.schema
-        self._source = _Database(context.source.name, context.source.place, given=snapshot)
-        self._targets = {name: _Database(name, context.targets[name].place) for name in services}
+        tables = dict.fromkeys(qualified(self.schema, table) for target in targets for part in target.parts for table in part.tables)
+        self._source = _Database(context.source.name, context.source.place, given=snapshot, tables=tuple(tables))
+        self._targets = {
+            name: _Database(name, context.targets[name].place, tables=tuple(target.qualified for target in targets if target.service == name))
+            for name in services
+        }
         try:
             for _ in range(workers):
                 self._source.connections.append(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=settings))
@@ -233,12 +243,28 @@ class Sides:
             database.given = driver.scalar(leader, "SELECT pg_export_snapshot()") if len(database.connections) > 1 else None
             for connection in database.connections[1:]:
                 driver.rows(connection, f"SET TRANSACTION SNAPSHOT {literal(str(database.given))}")
+            holding = _holding([str(row[0]) for row in driver.rows(leader, _READABLE.format(names=_array(database.tables)))])
+            for connection in database.connections:
+                driver.rows(connection, holding)
 
     def _close(self) -> None:
         for database in self._databases:
             for connection in [*database.connections, database.spare]:
                 if connection is not None:
                     connection.close()
+
+
+def _holding(tables: Sequence[str]) -> str:
+    """Return what holds each table (ACCESS SHARE, partitions too) until the transaction's end.
+
+    Done by every connection before any reads: an ALTER TABLE that comes in between would wait for those that have read, and the others for it.
+    """
+    looks = " UNION ALL ".join(f"(SELECT FROM {table} LIMIT 0)" for table in tables)
+    return f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; {looks or 'SELECT'}; SET LOCAL lock_timeout = 0"
+
+
+def _array(names: Sequence[str]) -> str:
+    return literal("{" + ",".join('"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in names) + "}")
 
 
 def _size(relation: str) -> str:

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import threading
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg2
+import psycopg2.errors
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, canary, control, opening, status, verify
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration import authorisation, canary, control, opening, scan, status, verify
+from ansible.module_utils.migration.driver import Endpoint, connect, rows
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.outcome import DIFFERENT, Finding
 from ansible.module_utils.migration.pieces import Scan
@@ -26,6 +31,7 @@ from ansible.module_utils.migration.report import collect
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests import one_table
+from tests.conftest import execute
 from tests.database.test_verify import QUICK, ask, lines, run
 from tests.mutation import world as w
 
@@ -251,3 +257,33 @@ def test_formats_of_hashes_are_reported_without_any_canary(world: w.World) -> No
 def test_lines_name_no_value(world: w.World, compare: Callable[..., verify.Verification]) -> None:
     run(world.targets["auth_service"], "UPDATE auth_service.users SET email = 'secret@example.org' WHERE username = 'ada'")
     assert "secret" not in " ".join(lines(compare()))
+
+
+def test_who_alters_a_table_of_the_source_meanwhile_waits_for_the_validation_and_not_it_for_them(world: w.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without care both wait for ever: one connection for the ALTER TABLE, and that for another connection, which has read.
+    altering: list[threading.Thread] = []
+    said: list[str] = []
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%ADD COLUMN late%'"
+
+    def alter() -> None:
+        try:
+            execute(world.source, "SET lock_timeout = '30s'; ALTER TABLE auth_user ADD COLUMN late int")
+        except psycopg2.errors.LockNotAvailable as exc:
+            said.append(str(exc))
+
+    look = scan.Sides.source_size
+
+    def size(self: scan.Sides, table: str) -> tuple[int, float]:
+        if not altering:
+            altering.append(threading.Thread(target=alter))
+            altering[0].start()
+            with closing(connect(world.source, application_name="tests", autocommit=True)) as watcher:
+                while altering[0].is_alive() and not rows(watcher, waiting):
+                    time.sleep(0.05)
+        return look(self, table)
+
+    execute(world.source, "ANALYZE")
+    monkeypatch.setattr(scan.Sides, "source_size", size)
+    found = verify.compare(world.context, w.PLAN_TIME, options=dataclasses.replace(QUICK, piece_rows=20))
+    altering[0].join()
+    assert (found.passed, said) == (True, [])
