@@ -26,7 +26,7 @@ from .context import Context
 from .opening import OPENED_ROWS
 from .outcome import counted
 from .plan import BOOKKEEPING, Target, replaced
-from .quote import ident, literal
+from .quote import array, ident, literal
 from .scan import Sides
 
 USERS, PERMISSIONS, HELD, ROLES = "auth_service.users", "auth_service.permissions", "auth_service.user_permissions", "user_service.roles"
@@ -244,8 +244,7 @@ def _set_aside(sides: Sides, targets: Mapping[str, Target]) -> list[str]:
             if not keys:
                 continue
             user = next((cell.key for cell in part.cells if cell.name == "user_id" and cell.key), f"src.{ident(part.key[0])}")
-            quoted = "{" + ",".join('"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"' for key in keys) + "}"
-            select = part.select_columns([f"({user})::text"], sides.schema) + f" WHERE {part.key_text} = ANY ({literal(quoted)}::text[])"
+            select = part.select_columns([f"({user})::text"], sides.schema) + f" WHERE {part.key_text} = ANY ({array(keys)}::text[])"
             found |= {row[0] for row in sides.source(select, "finding the users of quarantined rows").result()[0] if row[0] is not None}
     return sorted(found)
 

@@ -89,7 +89,7 @@ class Canaries:
 
 def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
     """Check accounts (user name, password) against the target's password hashes, and count the formats of all; without accounts Django is not needed."""
-    hashers = _hashers() if accounts else None
+    hashers = django_hashers() if accounts else None
     if accounts and hashers is None:
         return Canaries(
             len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries"
@@ -115,8 +115,8 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
     return Canaries(len(accounts), tuple(failed), formats)
 
 
-def _hashers() -> Any:
-    """Return Django's module of hashers, or None where there is no Django."""
+def django_hashers() -> Any:
+    """Return Django's module of hashers, configured to know them all, or None where there is no Django."""
     try:
         from django.conf import settings
         from django.contrib.auth import hashers

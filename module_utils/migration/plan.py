@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ids
-from .quote import ident, literal, qualified
+from .quote import array, ident, literal, qualified
 
 PLAN_TIME_SETTING = "migration.plan_time"
 PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"
@@ -258,14 +258,14 @@ def between(low: str | None, high: str | None, *, nulls: bool = False) -> Predic
 
 def one_of(values: Sequence[str]) -> Predicate:
     """Return the predicate column = ANY(values); the array takes the column's type."""
-    quoted = ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
-    return lambda column: f"{column} = ANY ({literal('{' + quoted + '}')})"
+    listed = array(values)
+    return lambda column: f"{column} = ANY ({listed})"
 
 
 def none_of(values: Sequence[str]) -> Predicate:
     """Return the predicate that a column's text is none of the values: an anti-join, whatever their number."""
-    listed = "{" + ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values) + "}"
-    return lambda column: f"NOT EXISTS (SELECT FROM unnest({literal(listed)}::text[]) AS refused (key) WHERE refused.key = {column})"
+    listed = array(values)
+    return lambda column: f"NOT EXISTS (SELECT FROM unnest({listed}::text[]) AS refused (key) WHERE refused.key = {column})"
 
 
 def endless(sql: str, kind: str) -> str | None:

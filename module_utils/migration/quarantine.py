@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .plan import BOOKKEEPING, Part, Predicate, Target
-from .quote import literal
+from .quote import array
 from .scan import Sides
 
 Rejects = Mapping[str, Mapping[str, Sequence[str]]]  # target -> part -> source keys
@@ -31,6 +31,5 @@ def without(part: Part, rejects: Mapping[str, Sequence[str]], predicate: Predica
     keys = rejects.get(part.name, ())
     if not keys:
         return ""
-    listed = "{" + ",".join('"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"' for key in keys) + "}"
-    condition = f"NOT EXISTS (SELECT FROM unnest({literal(listed)}::text[]) AS rejected (key) WHERE rejected.key = {part.key_text})"
+    condition = f"NOT EXISTS (SELECT FROM unnest({array(keys)}::text[]) AS rejected (key) WHERE rejected.key = {part.key_text})"
     return f" AND {condition}" if predicate else f" WHERE {condition}"

@@ -10,6 +10,8 @@ Source: PostgreSQL manual, 4.1.1 "Identifiers and Key Words" and 4.1.2.1 "String
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def ident(name: str) -> str:
     """Return `name` as a quoted identifier; ValueError when PostgreSQL could not have such a name."""
@@ -21,6 +23,11 @@ def ident(name: str) -> str:
 def qualified(schema: str, name: str) -> str:
     """Return `schema`.`name`, both quoted."""
     return f"{ident(schema)}.{ident(name)}"
+
+
+def array(values: Iterable[str]) -> str:
+    """Return texts as a constant that any array type takes; cast it. ValueError on a zero byte."""
+    return literal("{" + ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values) + "}")
 
 
 def literal(text: str) -> str:

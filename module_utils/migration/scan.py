@@ -20,7 +20,7 @@ from . import driver
 from .context import Context
 from .errors import MigrationError
 from .plan import Target
-from .quote import ident, literal, qualified
+from .quote import array, ident, literal, qualified
 
 APPLICATION_NAME = "edulink-migration validate"
 SETTINGS: Mapping[str, str] = {"work_mem": "64MB", "jit": "off"}
@@ -243,7 +243,7 @@ class Sides:
             database.given = driver.scalar(leader, "SELECT pg_export_snapshot()") if len(database.connections) > 1 else None
             for connection in database.connections[1:]:
                 driver.rows(connection, f"SET TRANSACTION SNAPSHOT {literal(str(database.given))}")
-            holding = _holding([str(row[0]) for row in driver.rows(leader, _READABLE.format(names=_array(database.tables)))])
+            holding = _holding([str(row[0]) for row in driver.rows(leader, _READABLE.format(names=array(database.tables)))])
             for connection in database.connections:
                 driver.rows(connection, holding)
 
@@ -261,10 +261,6 @@ def _holding(tables: Sequence[str]) -> str:
     """
     looks = " UNION ALL ".join(f"(SELECT FROM {table} LIMIT 0)" for table in tables)
     return f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'; {looks or 'SELECT'}; SET LOCAL lock_timeout = 0"
-
-
-def _array(names: Sequence[str]) -> str:
-    return literal("{" + ",".join('"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in names) + "}")
 
 
 def _size(relation: str) -> str:

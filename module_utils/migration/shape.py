@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from .errors import MigrationError
 from .plan import Target
-from .quote import literal
+from .quote import array, literal
 from .scan import Sides
 
 SHOWN = 5  # faults in one message
@@ -41,7 +41,7 @@ def require(sides: Sides, targets: Sequence[Target]) -> tuple[str, ...]:
     for target in targets:
         found = sides.ask(
             target.service,
-            _COLUMNS.format(text=_TEXT, names=_array(target.columns), types=_array(target.column_types), table=literal(target.qualified)),
+            _COLUMNS.format(text=_TEXT, names=array(target.columns), types=array(target.column_types), table=literal(target.qualified)),
         )
         if found:
             faults += _faults(target, found)
@@ -64,8 +64,3 @@ def _faults(target: Target, found: Sequence[tuple[str, str | None, str | None, b
             yield f"{target.name}.{name} is missing"
         elif not there[name][1]:
             yield f"{target.name}.{name} has type {there[name][0]}, the plan has {declared}"
-
-
-def _array(values: Sequence[str]) -> str:
-    quoted = ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values)
-    return literal("{" + quoted + "}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, canary, opening, verify
+from ansible.module_utils.migration import authorisation, opening, verify
 from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan import Policy
@@ -270,23 +270,6 @@ def test_a_mapping_that_forgets_groups_cannot_agree_with_itself(world: w.World) 
     found = authorisation.compare(wrong.context, w.PLAN_TIME)
     assert not found.passed
     assert {what for _, what in found.findings} == {"permissions"}
-
-
-def test_canaries_log_in_by_djangos_own_hashers(world: w.World) -> None:
-    pytest.importorskip("django")
-    from django.conf import settings
-
-    canary.check(world.context, [("nobody", "x")])  # configures Django
-    assert settings.configured
-    from django.contrib.auth.hashers import make_password
-
-    auth = world.targets["auth_service"]
-    run(auth, f"UPDATE auth_service.users SET password_hash = '{make_password('right', hasher='md5')}' WHERE username = 'ada'")
-    assert canary.check(world.context, [("ada", "right")]).passed
-    found = canary.check(world.context, [("ada", "wrong"), ("nobody", "x")])
-    assert [place for place, _ in found.failed] == [1, 2]
-    assert "ada" not in " ".join(found.lines)
-    assert "unknown (1)" in found.unknown
 
 
 def test_every_damage_of_a_short_campaign_is_found(databases: Callable[..., Endpoint]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from .. import driver
 from ..contract import ForeignKey
 from ..plan import Plan, Policy, Target, none_of
-from ..quote import ident, literal, qualified
+from ..quote import array, ident, qualified
 from .contract_checks import PartScan, minting_part, policy_of, spec_of
 from .findings import STOP, WARN, Finding
 
@@ -128,7 +128,7 @@ def _outside(source: driver.Connection, target: driver.Connection, reference: Re
     there: set[tuple[str, ...]] = set()
     if len(held) <= MOST_VALUES and held and driver.scalar(target, "SELECT to_regclass(%s)::oid", (qualified(foreign.schema, foreign.table),)) is not None:
         texts = ", ".join(f"{ident(name)}::text" for name in foreign.columns)
-        wanted = literal("{" + ",".join('"' + str(row[0][0]).replace("\\", "\\\\").replace('"', '\\"') + '"' for row in held) + "}")
+        wanted = array(str(row[0][0]) for row in held)
         statement = f"SELECT {texts} FROM {qualified(foreign.schema, foreign.table)} WHERE {ident(foreign.columns[0])}::text = ANY ({wanted}::text[])"
         there = set(driver.rows(target, statement))
     missing = [row for row in held if tuple(row[0]) not in there]
