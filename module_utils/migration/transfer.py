@@ -260,12 +260,12 @@ class _Crew:
         with Snapshots(self.context, self.options.runner, self.plan_time) as snapshots:
             epoch = snapshots.join_or_export()
             self.epochs = (epoch.id,)
-            for channel in channels:
-                with contextlib.suppress(OSError):  # a worker that is gone is noticed, with its reason, in _listen
-                    channel.send(epoch)
             names = (self.context.source.name, *self.context.plan.services)
             tell = functools.partial(self.progress.note, PHASE)
             with Watch(self.context, self.plan_time, names, self.options.limits, self.options.workers, shared, tell, lambda: self._ageing(snapshots.age)):
+                for channel in channels:  # now that a pause is known
+                    with contextlib.suppress(OSError):  # a worker that is gone is noticed, with its reason, in _listen
+                        channel.send(epoch)
                 self.closing.count_meanwhile(epoch, lambda: bool(shared[PAUSED]))
                 self._listen(channels, processes, snapshots)
                 if self._failure is None:

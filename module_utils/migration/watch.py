@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -49,8 +50,9 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def __enter__(self) -> Watch:
-        """Set the rates and start looking."""
+        """Set the rates, look once, so that a pause holds from the first chunk on, and go on looking."""
         set_rates(self._shared, self._limits, self._carriers)
+        self._look(cpu=False)  # the first CPU figure is meaningless
         self._thread.start()
         return self
 
@@ -61,19 +63,22 @@ class Watch:
 
     def _watch(self) -> None:
         """Look until the block ends. A lost connection is made again; until then the last limits and the last decision stand."""
-        runner_pressure(self._limits, self._disk)  # the first CPU figure is meaningless
+        runner_pressure(self._limits, self._disk)  # the first CPU figure of a thread is meaningless
         while not self._over.wait(LOOK):
-            try:
-                limits = self._changed()
-                reason = self._pressure(limits)
-            except Exception as exc:  # whatever it is, a watch that ends would leave a pause for ever
-                self._tell(f"the limits cannot be read, trying again: {redact(exc)}")
-                self._close()
-                continue
-            set_rates(self._shared, limits, self._carriers)
-            self._shared[PAUSED] = 1.0 if reason else 0.0
-            self._tell(f"paused: {reason}" if reason else self._calm())
+            self._look()
         self._close()
+
+    def _look(self, *, cpu: bool = True) -> None:
+        try:
+            limits = self._changed()
+            reason = self._pressure(limits if cpu else replace(limits, cpu_percent=0))
+        except Exception as exc:  # whatever it is, a watch that ends would leave a pause for ever
+            self._tell(f"the limits cannot be read, trying again: {redact(exc)}")
+            self._close()
+            return
+        set_rates(self._shared, limits, self._carriers)
+        self._shared[PAUSED] = 1.0 if reason else 0.0
+        self._tell(f"paused: {reason}" if reason else self._calm())
 
     def _changed(self) -> Limits:
         """Return the limits with those that control rows name."""

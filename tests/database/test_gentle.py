@@ -22,7 +22,7 @@ from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.driver import connect
 from ansible.module_utils.migration.progress import Progress
 
-from tests.database.test_transfer import FREE, PLAN_TIME, RUN_ID, expected, on, options, world
+from tests.database.test_transfer import FREE, PLAN_TIME, RUN_ID, SERVICES, expected, on, options, world
 
 __all__ = ["world"]  # the fixture
 
@@ -103,6 +103,28 @@ def test_each_threshold_pauses_says_why_and_lets_go(world: Context, tmp_path: Pa
     assert outcome.changed
     assert sum(table.rows for table in outcome.tables) > 0
     assert {table.target: table.chunks for table in outcome.tables} == {table.target: table.chunks_done for table in outcome.tables}
+
+
+def test_a_pause_that_stood_before_it_began_holds_from_the_first_chunk_on(world: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOOK", 1.0)
+    transfer.prepare(world, PLAN_TIME, RUN_ID, options())
+    on(world.targets["user_service"], "INSERT INTO migration.controls VALUES ('pause', 1)")
+    with Running(world, tmp_path, limits=FREE) as running:
+        running.wait_for("paused: the ledger's control row 'pause' is set")
+        begun = sum(count for count, _ in transfer.rows_by_target(world).values())
+        running.control("pause", 0)
+        outcome = running.outcome.result(timeout=60)
+    assert begun == 0
+    assert outcome.changed
+
+
+def test_a_rate_that_was_set_before_it_began_is_followed_at_once(world: Context) -> None:
+    transfer.prepare(world, PLAN_TIME, RUN_ID, options())
+    on(world.targets["auth_service"], "INSERT INTO migration.controls VALUES ('rows_per_second', 100)")
+    shared = [0.0, 0.0, 0.0]
+    with watch.Watch(world, PLAN_TIME, SERVICES, FREE, 2, shared, lambda text: None):
+        seen = list(shared)
+    assert seen == [50.0, 0.0, 0.0]
 
 
 def test_a_busy_processor_is_named_and_an_idle_one_is_not() -> None:
