@@ -262,18 +262,18 @@ class _Crew:
             self.epochs = (epoch.id,)
             names = (self.context.source.name, *self.context.plan.services)
             tell = functools.partial(self.progress.note, PHASE)
+            totals = rows_by_target(self.context)  # before any worker adds to them: what these carry is added as they report it
             with Watch(self.context, self.plan_time, names, self.options.limits, self.options.workers, shared, tell, lambda: self._ageing(snapshots.age)):
                 for channel in channels:  # now that a pause is known
                     with contextlib.suppress(OSError):  # a worker that is gone is noticed, with its reason, in _listen
                         channel.send(epoch)
                 self.closing.count_meanwhile(epoch, lambda: bool(shared[PAUSED]))
-                self._listen(channels, processes, snapshots)
+                self._listen(channels, processes, snapshots, totals)
                 if self._failure is None:
                     self.closing.account(snapshots.epoch)
 
-    def _listen(self, channels: Sequence[Any], processes: Sequence[Any], snapshots: Snapshots) -> None:
-        """Take reports until every worker is done, renewing the snapshot when it has grown too old."""
-        totals = rows_by_target(self.context)
+    def _listen(self, channels: Sequence[Any], processes: Sequence[Any], snapshots: Snapshots, totals: dict[str, list[int]]) -> None:
+        """Take reports until every worker is done, adding them to `totals`, and renew the snapshot when it has grown too old."""
         for target, (rows, expected) in totals.items():
             self.progress.resume(PHASE, target, rows, expected)
         waiting = dict(zip(channels, processes, strict=True))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import signal
@@ -150,6 +151,22 @@ def _wait_for_chunks(context: Context, wanted: int) -> int:
             return done
         time.sleep(0.05)
     raise AssertionError("the transfer did not start")
+
+
+def test_progress_counts_a_row_once_however_early_its_chunk_is_done(world: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    listen = transfer._Crew._listen
+
+    def late(self: transfer._Crew, *args: object) -> None:
+        _wait_for_chunks(world, 3)
+        listen(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transfer._Crew, "_listen", late)
+    killed_on_the_way(world)
+    progress = Progress(str(tmp_path / "progress.json"), interval=0)
+    outcome = transfer.run(world, PLAN_TIME, RUN_ID, options(), progress, reconcile.reconcile)
+    progress.close()
+    told = json.loads((tmp_path / "progress.json").read_text(encoding="utf-8"))["tables"]
+    assert {name: table["done"] for name, table in told.items()} == {table.target: table.rows for table in outcome.tables}
 
 
 def test_what_changed_between_two_snapshots_is_settled(world: Context) -> None:
