@@ -254,8 +254,10 @@ def carried(connection: driver.Connection, targets: Sequence[Target]) -> dict[st
 
 
 def load_mode(connection: driver.Connection, target: Target) -> str:
-    """Return `load` for a table that is empty and bare, `upsert` for one with rows or a unique index already."""
+    """Return `load` for a table that is empty and bare, `upsert` for one with rows or a unique index already; MigrationError when there is none."""
     relation = qualified(target.schema, target.table)
+    if driver.scalar(connection, "SELECT to_regclass(%s)", (relation,)) is None:
+        raise MigrationError(f"{target.name}: the table {relation} does not exist yet; run playbooks/schema.yml first")
     has_index = driver.scalar(
         connection, "SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = to_regclass(%s) AND indisunique)", (relation,)
     )

@@ -252,6 +252,21 @@ def test_another_plan_is_refused_with_what_has_changed_and_the_command_that_star
             transfer.prepare(dataclasses.replace(world, plan=plan), PLAN_TIME, RUN_ID, options())
 
 
+def test_before_the_tables_are_there_it_names_the_playbook_that_makes_them_and_leaves_nothing(world: Context, tmp_path: Path) -> None:
+    on(world.targets["auth_service"], "DROP TABLE auth_service.permissions CASCADE")
+    folder = tmp_path / "files"
+    files.export_files(world, PLAN_TIME, folder, options(), Progress(None))
+    for begin in (
+        lambda: transfer.prepare(world, PLAN_TIME, RUN_ID, options()),
+        lambda: files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None)),
+    ):
+        with pytest.raises(MigrationError, match=r"^auth_service\.permissions: the table .* does not exist yet; run playbooks/schema\.yml first$"):
+            begin()
+    connection = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
+    assert not ledger.exists(connection)
+    connection.close()
+
+
 def test_rows_of_the_service_stay_and_indexes_end_the_same(world: Context) -> None:
     connection = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
     driver.rows(connection, "ALTER TABLE auth_service.users ADD PRIMARY KEY (id)")
