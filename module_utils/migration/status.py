@@ -20,6 +20,7 @@ from .remedy import remedy
 APPLICATION_NAME = "edulink-migration status"
 PHASES = ("preflight", "snapshot", "schema", "migrate", "index", "validate", "repair", "release", "sessions", "cutover", "rollback", "cleanup", "rehearse")
 PER_SERVICE = ("schema", "index")  # phases that leave a record for each service
+CARRYING = tuple(f"edulink-migration {part}" for part in ("migrate", "watch", "worker", "files", "closing"))  # sessions that a transfer has in targets
 RECENT = 60  # seconds over which the present rate is measured
 
 
@@ -60,6 +61,7 @@ class ServiceState:
     snapshot_age: float | None = None
     unsettled: int = 0
     sessions: int = 0
+    carrying: int = 0  # of the sessions: those of a transfer
     limits: tuple[tuple[str, float], ...] = ()
 
 
@@ -125,13 +127,25 @@ def read_steps(connection: driver.Connection, migration: Migration | None) -> tu
 
 
 def by_ledger(steps: Sequence[Step], services: Sequence[ServiceState]) -> tuple[Step, ...]:
-    """Return the steps with a transfer that the ledgers know to be complete as passed, whatever a later, needless run of it said."""
-    if not services or not all(item.finished for item in services):
+    """Return the steps with the transfer as the ledgers know it.
+
+    One that is complete has passed, whatever a later, needless run of it said; one that carries now is running; one that carried after
+    the last record was interrupted, for who is killed leaves none.
+    """
+    if services and all(item.finished for item in services):
+        return tuple(
+            replace(step, outcome="passed", when=step.passed_at or step.when) if step.phase == "migrate" and step.ours and step.outcome == "failed" else step
+            for step in steps
+        )
+    begun = [item for item in services if item.tables and not item.finished]
+    running = any(item.carrying for item in begun)
+    ended = max((table.ended for item in begun for table in item.tables), default=0.0)
+    moved = datetime.fromtimestamp(ended, UTC) if ended else None
+    last = next((step for step in steps if step.phase == "migrate" and step.ours), None)
+    if not running and (moved is None or (last is not None and last.when >= moved)):
         return tuple(steps)
-    return tuple(
-        replace(step, outcome="passed", when=step.passed_at or step.when) if step.phase == "migrate" and step.ours and step.outcome == "failed" else step
-        for step in steps
-    )
+    state = Step("migrate", "running" if running else "interrupted", moved or datetime.now(UTC), (), ours=True, detail={})
+    return tuple(sorted([*(step for step in steps if step.phase != "migrate"), state], key=lambda step: PHASES.index(step.phase)))
 
 
 def _step(records: Sequence[Record], phase: str, migration: Migration | None) -> Step | None:
@@ -158,13 +172,14 @@ def _service(context: Context, service: str) -> ServiceState:
 
 def read_service(connection: driver.Connection, service: str) -> ServiceState:
     """Return what a target's ledger says; an empty state where there is none yet."""
-    sessions = driver.scalar(
+    sessions, carrying = driver.rows(
         connection,
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        " AND application_name LIKE 'edulink-migration%'",
-    )
+        "SELECT count(*), count(*) FILTER (WHERE application_name = ANY (%s)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'edulink-migration%%'",
+        (list(CARRYING),),
+    )[0]
     if driver.scalar(connection, "SELECT to_regclass('migration.pin')") is None:
-        return ServiceState(service, sessions=sessions)
+        return ServiceState(service, sessions=sessions, carrying=carrying)
     pin = driver.rows(connection, "SELECT run_id, finished_at IS NOT NULL FROM migration.pin")
     tables = driver.rows(
         connection,
@@ -191,6 +206,7 @@ def read_service(connection: driver.Connection, service: str) -> ServiceState:
         snapshot_age=None if finished else epochs[0],
         unsettled=0 if finished else epochs[1],
         sessions=sessions,
+        carrying=carrying,
         limits=tuple(
             (name, value) for name, value in driver.rows(connection, "SELECT name, value FROM migration.controls ORDER BY 1") if value is not None
         ),
@@ -230,7 +246,8 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         left = sum(table.chunks - table.chunks_done for item in services for table in item.tables)
         busy = sum(item.sessions for item in services)
         why = f"{left:,} {'chunk is' if left == 1 else 'chunks are'} left" if left else "the transfer is not complete"
-        who = f"{busy} {'session is' if busy == 1 else 'sessions are'} at work now" if busy else "nobody is at work, run it to go on"
+        at_work = f"{busy} {'session is' if busy == 1 else 'sessions are'} at work now: wait, or run it on another runner too"
+        who = at_work if busy else "nobody is at work, run it to go on"
         return Next("playbooks/migrate.yml", f"{why}; {who}")
     if not names <= set(ours["index"].services if "index" in ours else ()):
         return Next("playbooks/index.yml", "keys and indexes are not complete")

@@ -200,6 +200,23 @@ def test_a_transfer_that_failed_before_its_end_has_failed(context: Context) -> N
     assert {step.phase: step.outcome for step in seen.steps}["migrate"] == "failed"
 
 
+def test_a_transfer_that_goes_on_after_it_failed_is_running_and_then_interrupted(context: Context) -> None:
+    begin(context)
+    for service in SERVICES:
+        record(context, "schema", "passed", {"service": service})
+    record(context, "migrate", "failed", {"error": "no connection"})
+    carry(context, "auth_service", done=1, planned=1)
+    for application, outcome, why in (
+        ("edulink-migration worker", "running", "1 chunk is left; 1 session is at work now: wait, or run it on another runner too"),
+        ("edulink-migration validate", "interrupted", "1 chunk is left; 1 session is at work now: wait, or run it on another runner too"),
+        ("somebody else", "interrupted", "1 chunk is left; nobody is at work, run it to go on"),
+    ):
+        with contextlib.closing(context.connect_target("auth_service", application, autocommit=True)):
+            seen = status.look(context)
+        assert [(step.phase, step.outcome) for step in seen.steps][-2:] == [("schema", "passed"), ("migrate", outcome)]
+        assert seen.next == status.Next("playbooks/migrate.yml", why)
+
+
 def test_a_database_that_is_gone_is_named_and_the_others_are_shown(context: Context) -> None:
     begin(context)
     gone = dataclasses.replace(context.targets["user_service"], dbname="nowhere")
