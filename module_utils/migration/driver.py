@@ -200,8 +200,7 @@ def connect(
         )
     except psycopg2.Error as exc:
         cause = " ".join(str(exc).split())
-        step = POOLER if "startup parameter" in cause else "check login_* and ssl_* in"
-        raise MigrationError(f"cannot connect to {endpoint.place}: {cause}; {step} host_vars/{endpoint.name}") from exc
+        raise MigrationError(f"cannot connect to {endpoint.place}: {cause}; {_step(cause)} host_vars/{endpoint.name}") from exc
     if connection.info.parameter_status("IntervalStyle") != PINNED["IntervalStyle"]:  # the server reports it by itself; nobody has it by default
         connection.close()
         raise MigrationError(f"{endpoint.place}: the settings that a session must have did not arrive at the server; {POOLER} host_vars/{endpoint.name}")
@@ -211,6 +210,15 @@ def connect(
             rows(connection, "SET transaction_timeout = 0")
     connection.autocommit = autocommit
     return connection
+
+
+def _step(cause: str) -> str:
+    """Return what helps against libpq's words."""
+    if "startup parameter" in cause:
+        return POOLER
+    if "Is the server running" in cause or "refused" in cause:
+        return "start the server, or correct login_host and login_port in"
+    return "check login_* and ssl_* in"
 
 
 def _search_path(schema: str) -> str:

@@ -218,6 +218,9 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
     last = {step.phase: step for step in steps}
     ours = {step.phase: step for step in steps if step.ours}
     preflight = last.get("preflight")
+    gone = [item.service for item in services if item.fault]
+    if gone:
+        return Next("playbooks/status.yml", f"mend the connection to {' and '.join(gone)} first; what is there is not known")
     if migration is None or migration.state == "rolled_back":
         if preflight is not None and preflight.outcome == "failed":
             return Next("playbooks/preflight.yml", "the last preflight found what stops a migration; mend it and run it again")
@@ -242,7 +245,7 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         return Next("playbooks/rollback.yml", why)
     if not names <= set(ours["schema"].services if "schema" in ours else ()):
         return Next("playbooks/schema.yml", "the tables are not there yet")
-    if not all(item.finished for item in services if not item.fault):
+    if not all(item.finished for item in services):
         left = sum(table.chunks - table.chunks_done for item in services for table in item.tables)
         busy = sum(item.sessions for item in services)
         why = f"{left:,} {'chunk is' if left == 1 else 'chunks are'} left" if left else "the transfer is not complete"

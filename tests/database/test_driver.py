@@ -115,6 +115,14 @@ def copy(one: socket.socket, other: socket.socket) -> None:
     other.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.parametrize("host", ["/nowhere", "127.0.0.1"])
+def test_a_server_that_is_not_running_is_to_be_started_and_one_that_refuses_is_not(database: Endpoint, host: str) -> None:
+    with pytest.raises(MigrationError, match=r"; start the server, or correct login_host and login_port in host_vars/test$"):
+        driver.connect(replace(database, host=host, port=9), application_name="tests")
+    with pytest.raises(MigrationError, match=r"does not exist; check login_\* and ssl_\* in host_vars/test$"):
+        driver.connect(replace(database, dbname="nowhere"), application_name="tests")
+
+
 def test_a_pooler_that_drops_the_settings_is_refused(database: Endpoint, pooler: str) -> None:
     with pytest.raises(MigrationError, match="did not arrive at the server; a pooler stands in between: name the server itself"):
         driver.connect(replace(database, host=pooler), application_name="tests")

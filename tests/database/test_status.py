@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -219,11 +224,45 @@ def test_a_transfer_that_goes_on_after_it_failed_is_running_and_then_interrupted
 
 def test_a_database_that_is_gone_is_named_and_the_others_are_shown(context: Context) -> None:
     begin(context)
+    finish_load(context)  # with one service alone, the next step would be to validate
     gone = dataclasses.replace(context.targets["user_service"], dbname="nowhere")
     seen = status.look(dataclasses.replace(context, targets={**context.targets, "user_service": gone}))
     assert len(seen.faults) == 1
     assert "nowhere" in seen.faults[0]
     assert "host_vars" in seen.faults[0]
+    assert seen.services[0].tables != ()
+    assert seen.next == status.Next("playbooks/status.yml", "mend the connection to user_service first; what is there is not known")
+
+
+def test_the_playbook_shows_the_status_once_and_then_the_fault_alone(context: Context, tmp_path: Path) -> None:
+    gone = dataclasses.replace(context.targets["user_service"], host="/nowhere")
+
+    def host(endpoint: Endpoint) -> dict[str, object]:
+        reached = {"login_host": endpoint.host, "login_port": endpoint.port, "login_db": endpoint.dbname, "login_user": endpoint.user}
+        return {**reached, "login_password": endpoint.password, "ssl_mode": "disable"}
+
+    targets = {"auth_service": host(context.targets["auth_service"]), "user_service": host(gone)}
+    groups = {"source": {"monolith": host(context.source)}, "targets": targets, "control": {"migration_control": host(context.control)}}
+    runner = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}", "migration_namespace": NAMESPACE}
+    databases = {"children": {name: {"hosts": hosts} for name, hosts in groups.items()}}
+    inventory = {"all": {"children": {"databases": databases, "runners": {"hosts": {"runner1": runner}}}}}
+    place = tmp_path / "inventories" / "gone" / "hosts.yml"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(inventory), encoding="utf-8")
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "playbooks/status.yml", "-i", str(place.parent)]
+    done = subprocess.run(
+        [*command, "-e", json.dumps({"migration_artifacts_dir": str(tmp_path / "artifacts")})],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode != 0
+    assert said.count("Next: ") == 1, said
+    assert said.count("No migration has begun.") == 1
+    assert re.search(r"ERROR\]: Task failed: (Action failed: )?cannot connect to user_service .*; start the server, or correct login_host", said), said
 
 
 def test_after_a_rollback_it_starts_again(context: Context) -> None:
