@@ -77,6 +77,7 @@ def test_every_kind_of_session_is_accounted_for(world: World) -> None:
     result = world.carry()
     assert (result.live, result.expired) == (12, 1)
     assert (result.anonymous, result.authenticated, result.not_migrated) == (2, 3, 1)
+    assert all("1 of users that the service does not have" in said for said in (result.line(wrote=True), result.remark))
     assert result.rejected == {"forged": 1, "no_such_user_id": 1, "pickled": 3, "undecodable": 1}
     assert result.carried == result.written == 5
     assert result.examples["forged"]

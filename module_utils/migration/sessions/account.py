@@ -91,8 +91,8 @@ class Result:
         """Return what the report says beside the phase."""
         rejected = sum(self.rejected.values())
         return (
-            f"{self.carried:,} of {self.live:,} live sessions carried, {self.authenticated:,} of users; left behind: {self.not_migrated:,} of users not"
-            f" migrated, {self.outdated:,} outdated, {rejected:,} rejected"
+            f"{self.carried:,} of {self.live:,} live sessions carried, {self.authenticated:,} of users; left behind: {self.not_migrated:,} of users that"
+            f" the service does not have, {self.outdated:,} outdated, {rejected:,} rejected"
         )
 
     def line(self, *, wrote: bool) -> str:
@@ -101,7 +101,7 @@ class Result:
         to = "" if wrote else "to be "
         return (
             f"sessions: {self.live} live ({self.authenticated} of users, {self.anonymous} anonymous) = {self.carried} carried"
-            f" + {self.not_migrated} of users not migrated + {self.outdated} outdated + {rejected} rejected; {self.expired} expired."
+            f" + {self.not_migrated} of users that the service does not have + {self.outdated} outdated + {rejected} rejected; {self.expired} expired."
             f" {self.written} {to}written, {self.updated} {to}updated, {self.unchanged} unchanged, {self.service} changed and"
             f" {self.ended_in_service} ended by the service, {self.removed} {to}removed; {self.seconds:.1f} s"
         )
