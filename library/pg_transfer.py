@@ -301,7 +301,7 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
         "changed": outcome.changed or bool(exported),
         "run_id": run_id,
         "complete": all(table.chunks_done == table.chunks for table in outcome.tables),
-        "verdict": f"{balance.verdict}; every chunk is carried" if balance else "every chunk is carried",
+        "verdict": outcome.verdict,
         "tables": [asdict(table) for table in outcome.tables],
         "carried": outcome.carried,
         "rows": outcome.rows,

@@ -34,6 +34,7 @@ class Closing:
 
     def __init__(self, context: Context, plan_time: str, *, accounts: bool) -> None:
         self.balance: Balance | None = None
+        self.compared = False  # both sides, row by row, because several snapshots were read
         self._context, self._plan_time, self._accounts = context, plan_time, accounts
         self._gate: driver.Connection | None = None
         self._counting: _Counting | None = None
@@ -83,6 +84,7 @@ class Closing:
         unproven = self._accounts and self.balance is None
         if unproven or len(epochs(context)) > 1:
             settled = reconcile(context, self._plan_time)
+            self.compared = True
         for service in context.plan.services:
             connection = context.connect_target(service, APPLICATION_NAME)
             with contextlib.closing(connection), database_errors(context.targets[service].place, "closing the ledger"), connection:

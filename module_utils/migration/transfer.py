@@ -81,11 +81,22 @@ class Outcome:
     epochs: tuple[str, ...]
     seconds: Mapping[str, float]
     balance: Balance | None = None  # of this call, where one snapshot was read from the first chunk to the last
+    compared: bool = False  # whether this call compared both sides instead, which ends with the same account
 
     @property
     def changed(self) -> bool:
         """Tell whether anything was written."""
         return bool(self.carried or self.keys_added or self.reconciled)
+
+    @property
+    def verdict(self) -> str:
+        """Return how far the rows are proven and that every chunk is carried, in one line."""
+        if self.balance is not None:
+            return f"{self.balance.verdict}; every chunk is carried"
+        if self.compared:
+            settled = f"{self.reconciled:,} row{'' if self.reconciled == 1 else 's'} settled"
+            return f"both sides were compared row by row, {settled}, and every source row is accounted for; every chunk is carried"
+        return "playbooks/validate.yml proves the rows; every chunk is carried"
 
 
 def run(context: Context, plan_time: str, run_id: str, options: Options, progress: Progress, reconcile: Reconcile) -> Outcome:
@@ -104,7 +115,8 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
             crew.run()
         with clock("complete"):
             settled = closing.complete(reconcile)
-        return replace(outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock), balance=closing.balance)
+        done = outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock)
+        return replace(done, balance=closing.balance, compared=closing.compared)
 
 
 class Stopwatch:

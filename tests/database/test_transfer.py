@@ -9,6 +9,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 import uuid
@@ -87,6 +88,7 @@ def expected(context: Context) -> dict[str, int]:
 def test_everything_arrives_once_and_a_second_run_changes_nothing(world: Context) -> None:
     first = run(world)
     assert first.changed
+    assert re.fullmatch(r"every source row is accounted for: .*; every chunk is carried", first.verdict)
     assert first.keys_added == len(world.plan.targets)
     counts = {name: int(text.split()[0]) for name, text in content(world).items()}
     assert counts == expected(world)
@@ -136,6 +138,9 @@ def test_a_killed_run_is_resumed_without_repeating_finished_chunks(world: Contex
     outcome = run(world)
     total = sum(table.chunks for table in outcome.tables)
     assert outcome.carried <= total - done
+    compared = "both sides were compared row by row, 0 rows settled, and every source row is accounted for; every chunk is carried"
+    assert outcome.verdict == compared
+    assert run(world).verdict == "playbooks/validate.yml proves the rows; every chunk is carried"
     assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
 
 
