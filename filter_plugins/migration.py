@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleFilterError
 
 _REQUIRED = ("login_host", "login_db", "login_user")
 _OPTIONAL = ("login_port", "login_password", "ssl_mode", "ca_cert", "ssl_cert", "ssl_key", "session_role")
+_GROUPS = ("source", "targets", "control", "runners", "session_store")
+_ROLES = Path(__file__).resolve().parents[1] / "roles"
 
 
 def migration_endpoint(hostvars: Mapping[str, Any], host: str) -> dict[str, Any]:
@@ -65,6 +70,27 @@ def migration_unset(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[s
     return [f"{name} for {' and '.join(unset)}" for name, unset in lacking.items()]
 
 
+def migration_unknown(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return each variable that has a role's prefix and is none of its options, with the nearest option.
+
+    Hosts outside the migration's groups may be another project's, and so are their variables.
+    """
+    options = {path.parts[-3]: set(_options(path)) for path in sorted(_ROLES.glob("*/meta/argument_specs.yml"))}
+    known = {name for names in options.values() for name in names}
+    set_here = {str(name) for group in _GROUPS for host in groups.get(group, []) for name in hostvars[host]}
+    strange = sorted(name for name in set_here - known if name.partition("_")[1] and name.partition("_")[0] in options)
+    return [name + _nearest(name, options[name.partition("_")[0]]) for name in strange]
+
+
+def _options(path: Path) -> Mapping[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"].get("options") or {}
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def _copy(endpoint: dict[str, Any], suffix: str) -> dict[str, Any]:
     return {**endpoint, "login_db": f"{endpoint['login_db']}{suffix}"}
 
@@ -92,5 +118,6 @@ class FilterModule:
             "migration_connections": migration_connections,
             "migration_endpoint": migration_endpoint,
             "migration_faults": migration_faults,
+            "migration_unknown": migration_unknown,
             "migration_unset": migration_unset,
         }

@@ -65,6 +65,33 @@ def test_what_the_command_line_gives_is_set_and_hosts_outside_the_limit_are_not_
     assert "does not set other for auth_service;" in said
 
 
+OTHERS = """
+all:
+  vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", session_store_db: 1, rollback_scope: data}
+  children:
+    targets: {hosts: {auth_service: {lab_user: 5, vault_password_auth_service: x, indexes: 2, __migrate_result: {}}}}
+    runners: {hosts: {runner1: {migration_progress: false, snapshot_max_age: 3}}}
+    webservers: {hosts: {web1: {release_version: 5}}}
+"""
+
+
+@pytest.mark.parametrize("playbook", ["rollback.yml", "lab.yml", "migrate.yml"])
+def test_a_mistyped_option_is_refused_with_the_nearest_one(tmp_path: Path, playbook: str) -> None:
+    status, said = play(tmp_path, PROJECT / "playbooks" / playbook, "--check", "-e", "rollback_scop=data", "-e", "migrate_worker=3")
+    assert status != 0
+    assert "no role has the option migrate_worker (did you mean migrate_workers?), rollback_scop (did you mean rollback_scope?);" in said
+
+
+def test_an_option_mistyped_in_the_inventory_is_refused_and_the_variables_of_other_hosts_are_their_own(tmp_path: Path) -> None:
+    (tmp_path / "others.yml").write_text(OTHERS)
+    file = tmp_path / "play.yml"
+    file.write_text(f"- {{hosts: all, gather_facts: false, tasks: [ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/options.yml]}}")
+    status, said = play(tmp_path, file, "-i", str(tmp_path / "others.yml"), "--limit", "runners")
+    assert status != 0
+    assert "no role has the option lab_user (did you mean lab_users?), snapshot_max_age (did you mean " in said
+    assert not [name for name in ("release_version", "indexes", "session_store_db", "vault_password", "__migrate_result") if f"{name} " in said]
+
+
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_every_playbook_checks_its_variables(name: str) -> None:
     assert "tasks/variables.yml" in (PROJECT / "playbooks" / name).read_text()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def test_defaults_and_spec_agree(role: Path) -> None:
     assert set(defaults) <= set(spec), "an option that the spec does not know"
     differing = {name for name, value in defaults.items() if spec[name].get("default") != value}
     assert not differing
+
+
+def test_what_the_progress_plugin_reads_is_an_option_of_the_role_that_every_phase_has() -> None:
+    plugin = (PROJECT / "plugins" / "action" / "live_progress.py").read_text(encoding="utf-8")
+    read = set(re.findall(r'_option\(variables, "(\w+)"', plugin))
+    spec = yaml.safe_load((PROJECT / "roles" / "migration" / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    assert len(read) >= 4
+    assert read <= set(spec["argument_specs"]["main"]["options"])
