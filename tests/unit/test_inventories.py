@@ -90,7 +90,8 @@ def test_a_limit_that_leaves_nobody_fails(tmp_path: Path) -> None:
 def test_a_limit_that_empties_the_phase_fails(playbook: str, tmp_path: Path) -> None:
     done = command("ansible-playbook", "-i", "inventories/staging", "--limit", "sessions", f"playbooks/{playbook}", folder=tmp_path)
     assert done.returncode != 0
-    assert "is left by --limit sessions" in done.stdout + done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "is left by --limit sessions" in said or "as --limit sessions asks for; nothing was begun" in said
 
 
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
