@@ -216,14 +216,20 @@ def _dry_run(context: Context, params: dict[str, Any], options: Options) -> dict
     else:
         found = preview(context, options, plan_time)
     result = _foreseen(found, live.run_id if live else "")
-    if live is None or live.state != "open" or live.snapshot is None:
-        result["msg"] = "would require a passed preflight and a snapshot (playbooks/preflight.yml, playbooks/snapshot.yml)"
-    if live is not None and live.state == "open" and live.snapshot is not None:
-        try:
-            require_not_rolled_back(context, live)
-        except MigrationError as exc:
-            result["msg"] = f"would require: {exc}"
+    required = _required(context, params)
+    if required:
+        result["msg"] = required
+        result["verdict"] += f"; {required}"
     return result
+
+
+def _required(context: Context, params: dict[str, Any]) -> str:
+    """Return what the real run would refuse to begin without, for a dry run; "" for nothing."""
+    _, required = gate.pass_gate(context)
+    if required or params["override_gates"]:
+        return required
+    with contextlib.closing(control.connect(context.control, readonly=True)) as records:
+        return require_preflight(records, context.plan.digest, check=True)
 
 
 def _open_migration(records: Connection, context: Context) -> control.Migration:
@@ -316,18 +322,22 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
 
 def _foreseen(foreseen: Preview, run_id: str = "") -> dict[str, Any]:
     """Return what a dry run says."""
-    before = "".join(f"{table.target}: {table.rows_now} rows\n" for table in foreseen.tables)
-    after = "".join(f"{table.target}: {table.rows_then} rows in {table.chunks} chunks\n" for table in foreseen.tables)
+    before = "".join(f"{table.target}: {table.rows_now:,} rows\n" for table in foreseen.tables)
+    after = "".join(f"{table.target}: {table.rows_then:,} rows in {_many(table.chunks)}\n" for table in foreseen.tables)
     return {
         "changed": foreseen.changed,
         "run_id": run_id,
         "complete": True,
-        "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables)} rows in {foreseen.chunks} chunks",
+        "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables):,} rows in {_many(foreseen.chunks)}",
         "tables": [asdict(table) for table in foreseen.tables],
         "carried": 0,
         "seconds": {},
         "diff": {"before": before, "after": after, "before_header": "targets now", "after_header": "targets after migrate"},
     }
+
+
+def _many(chunks: int) -> str:
+    return f"{chunks:,} {'chunk' if chunks == 1 else 'chunks'}"
 
 
 def main() -> None:

@@ -242,10 +242,10 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
     write = not (context.check or compare)
     with alone(context, write=write) as records:
         if records is not None:
-            with driver.database_errors(context.control.place, "reading the record"):
-                migration = control.require_open(records, context.plan.digest)
-            require_not_rolled_back(context, migration)
+            _require_migration(context, records)
         result, note = _carry(context, ledger, options, params, records)
+        if context.check and not compare:
+            note = _required(context) or note
     counts = result.to_dict()
     answer: dict[str, Any] = {"changed": result.changed and not compare, "counts": counts, "msg": result.line(wrote=write) + note}
     if compare:
@@ -256,6 +256,23 @@ def _present(context: Context, ledger: Ledger, options: StoreOptions, params: di
                 record(context, records, "sessions compared", "failed" if differences else "passed", {**counts, "remark": remark})
     before = result.unchanged + result.updated + result.service + result.removed
     return {**answer, "diff": _diff(before, result.unchanged + result.updated + result.service + result.written)}
+
+
+def _require_migration(context: Context, records: driver.Connection) -> None:
+    """Require an open migration of this plan whose services were not rolled back."""
+    with driver.database_errors(context.control.place, "reading the record"):
+        migration = control.require_open(records, context.plan.digest)
+    require_not_rolled_back(context, migration)
+
+
+def _required(context: Context) -> str:
+    """Return as a remark what the real run would refuse to begin without; "" for nothing."""
+    with contextlib.closing(control.connect(context.control, readonly=True)) as records:
+        try:
+            _require_migration(context, records)
+        except MigrationError as exc:
+            return f"; would require: {exc}"
+    return ""
 
 
 def _carry(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def test_a_database_that_no_rehearsal_made_is_never_dropped(walk: Walk) -> None:
         rehearse.begin(walk.context, options(walk))
     assert rehearsed(walk) == {name}
     assert outcomes(walk) == []
+
+
+def test_a_preview_says_that_the_real_run_would_refuse(walk: Walk) -> None:  # noqa: F811
+    assert [line.split()[:2] for line in rehearse.would(walk.context, options(walk))] == [["would", "make"]] * 3
+    with contextlib.closing(control.connect(walk.context.control)) as records:
+        control.plan(records, walk.context.plan.digest, walk.context.plan.fingerprint)
+        run_id = control.begin(records, walk.context.plan.digest).run_id
+    assert [line.partition(",")[0] for line in rehearse.would(walk.context, options(walk))] == [f"would require: migration {run_id} is open"]
 
 
 def test_a_name_that_postgresql_would_cut_to_that_of_another_database_is_refused(walk: Walk) -> None:  # noqa: F811

@@ -13,6 +13,7 @@ import pytest
 from ansible.module_utils.migration import control, driver
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.dry_run import Preview
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.transfer import Outcome
 from ansible.modules import pg_transfer
@@ -36,13 +37,13 @@ def context(databases: Callable[..., Endpoint]) -> Context:
     return found
 
 
-def carry(context: Context, monkeypatch: pytest.MonkeyPatch, transfer: Callable[..., Outcome]) -> dict[str, object]:
+def carry(context: Context, monkeypatch: pytest.MonkeyPatch, transfer: Callable[..., Outcome], *, check: bool = False) -> dict[str, object]:
     """Run the module's body around a transfer that does nothing but what the test says."""
     monkeypatch.setattr(pg_transfer, "run", transfer)
     monkeypatch.setattr(pg_transfer.Context, "from_params", lambda params, check: context)
     given = {"runner": "runner1", "workers": 1, "chunk_rows": 1, "limits": {}, "statement_timeout": 0, "lock_timeout": 1, "snapshot_max_age": 60}
     rest = {"maintenance_work_mem": "64MB", "quarantine_cap": 1, "via": "direct", "progress_file": None, "id_map_dir": None, "override_gates": False}
-    result: dict[str, object] = pg_transfer.carry(SimpleNamespace(params={**given, **rest}, check_mode=False))
+    result: dict[str, object] = pg_transfer.carry(SimpleNamespace(params={**given, **rest}, check_mode=check))
     return result
 
 
@@ -69,3 +70,17 @@ def test_the_transfers_own_fault_is_told_when_it_cannot_be_recorded(context: Con
 
     with pytest.raises(MigrationError, match=r"^the fault itself$"):
         carry(context, monkeypatch, broken)
+
+
+def test_a_preview_says_what_the_real_run_would_refuse_to_begin_without(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> object:
+        return carry(dataclasses.replace(context, check=True), monkeypatch, lambda *_: DONE, check=True)["verdict"]
+
+    monkeypatch.setattr(pg_transfer, "preview", lambda *_: Preview(()))
+    assert said() == "would carry 0 rows in 0 chunks"
+    execute(context.control, "INSERT INTO migration.records (kind, outcome, detail) VALUES ('preflight', 'failed', '{}')")
+    assert "; would require a passed preflight: the last preflight (" in str(said())
+    execute(context.control, "UPDATE migration.migrations SET plan_digest = 'another'")
+    assert "; would require: migration " in str(said())
+    execute(context.control, "UPDATE migration.migrations SET state = 'rolled_back', closed_at = now()")
+    assert str(said()).endswith("; would require: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first")

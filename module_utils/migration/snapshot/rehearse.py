@@ -55,8 +55,16 @@ def copies(context: Context, suffix: str) -> Context:
 
 
 def would(context: Context, options: RehearseOptions) -> list[str]:
-    """Return what begin() would make."""
+    """Return what begin() would make, or what it would refuse to begin without."""
     scratch = copies(context, options.suffix)
+    with (
+        contextlib.closing(control.connect(context.control, readonly=True)) as records,
+        driver.database_errors(context.control.place, "reading the migration's records"),
+    ):
+        try:
+            _require_none_open(records)
+        except MigrationError as exc:
+            return [f"would require: {exc}"]
     pairs = [*((context.targets[name], scratch.targets[name]) for name in context.plan.services), (context.control, scratch.control)]
     return [f"would make {copy.dbname} beside {real.dbname}, walk the whole migration and its rollback there, then drop it" for real, copy in pairs]
 
@@ -69,12 +77,7 @@ def begin(context: Context, options: RehearseOptions) -> list[str]:
         driver.database_errors(context.control.place, "keeping the migration's records"),
         take.lock(records, KIND),
     ):
-        live = control.current(records)
-        if live is not None and live.state == "open":
-            raise MigrationError(
-                f"migration {live.run_id} is open, so the services are not in the state that a rehearsal starts from;"
-                " rehearse before it or after its rollback"
-            )
+        _require_none_open(records)
         _settle(records, scratch, options)
         control.record(records, KIND, "begun", {"suffix": options.suffix}, plan_digest=context.plan.digest)
         _drop(scratch, options)
@@ -83,6 +86,15 @@ def begin(context: Context, options: RehearseOptions) -> list[str]:
             like = database.read(connection, context.control.dbname)
         database.create(context.control, options.restore.maintenance_db, scratch.control.dbname, like)
     return lines
+
+
+def _require_none_open(records: driver.Connection) -> None:
+    live = control.current(records)
+    if live is not None and live.state == "open":
+        raise MigrationError(
+            f"migration {live.run_id} is open, so the services are not in the state that a rehearsal starts from;"
+            " rehearse before it or after its rollback"
+        )
 
 
 def _settle(records: driver.Connection, scratch: Context, options: RehearseOptions) -> None:
