@@ -20,8 +20,10 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
 
     Paths below the project's `root` are shown relative to it.
     """
-    lines = [_headline(status)]
+    lines = [(f"{_near(inventory, root)}: " if inventory else "") + _headline(status)]
     lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}  {item.get('remark', '')}" for item in status["phases"]]
+    if any(_old(item) for item in status["phases"]):
+        lines.append("  (old): of a migration before this one")
     for item in status["services"]:
         lines += _service(item)
     tables = sorted(status["tables"], key=_bookkeeping)
@@ -66,7 +68,11 @@ def _headline(status: Mapping[str, Any]) -> str:
 
 
 def _outcome(item: Mapping[str, Any]) -> str:
-    return str(item["outcome"]) + ("" if item["this_migration"] or item["phase"] == "rehearse" else " (old)")
+    return str(item["outcome"]) + (" (old)" if _old(item) else "")
+
+
+def _old(item: Mapping[str, Any]) -> bool:
+    return not (item["this_migration"] or item["phase"] == "rehearse")
 
 
 def _service(item: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,12 @@ def test_links_and_playbooks_exist(path: Path) -> None:
     assert [name for name in playbooks if not (PROJECT / name).exists()] == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_command_to_copy_names_its_inventory(path: Path) -> None:
+    commands = re.findall(r"^ansible-playbook playbooks/.*", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [line for line in commands if " -i inventories/" not in line and "playbooks/lab.yml" not in line] == []
+
+
 @pytest.mark.parametrize("path", sorted((PROJECT / "roles").iterdir()), ids=lambda path: path.name)
 def test_every_role_is_complete(path: Path) -> None:
     for name in ("README.md", "defaults/main.yml", "meta/argument_specs.yml", "tasks/main.yml"):

@@ -323,6 +323,18 @@ def test_a_transfer_under_way_shows_percent_and_time_left() -> None:
     assert [line.split() for line in lines if line.startswith("svc.t")] == [["svc.t", "25%", "100", "400", "50", "00:06"]]
 
 
+def test_the_first_line_names_the_inventory_which_without_i_is_the_lab() -> None:
+    assert shown()[0].startswith("inventories/lab: Migration r1 is open (")
+    assert shown(run_id="")[0] == "inventories/lab: No migration has begun."
+
+
+def test_what_an_earlier_migration_left_is_explained_where_it_is_shown() -> None:
+    old = {"phase": "migrate", "outcome": "passed", "when": "then", "this_migration": False}
+    explained = "  (old): of a migration before this one"
+    assert shown(phases=[old])[1:3] == ["  migrate    passed (old) then", explained]
+    assert explained not in shown(phases=[{**old, "phase": "rehearse"}])
+
+
 def test_another_plan_is_said_loudly() -> None:
     assert "NOT the plan of today's mappings" in shown(plan_matches=False)[0]
 
