@@ -29,6 +29,11 @@ def test_a_command_to_copy_names_its_inventory(path: Path) -> None:
     assert [line for line in commands if " -i inventories/" not in line and "playbooks/lab.yml" not in line] == []
 
 
+def test_the_readmes_table_has_every_playbook() -> None:
+    rows = re.findall(r"^\| \[`(\w+)`\]\(roles/", (PROJECT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(path.stem for path in (PROJECT / "playbooks").glob("*.yml") if path.stem != "site")
+
+
 @pytest.mark.parametrize("path", sorted((PROJECT / "roles").iterdir()), ids=lambda path: path.name)
 def test_every_role_is_complete(path: Path) -> None:
     for name in ("README.md", "defaults/main.yml", "meta/argument_specs.yml", "tasks/main.yml"):
