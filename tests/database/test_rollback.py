@@ -202,8 +202,10 @@ def _use_services(place: Walk) -> None:
 
 def test_rows_of_others_are_counted_and_only_left_behind_when_agreed_to(migrated: Walk) -> None:
     _use_services(migrated)
+    notes: list[str] = []
     with pytest.raises(MigrationError) as raised:
-        roll_back(migrated)
+        rollback.roll_back(migrated.context, migrated.rolling(), notes.append)
+    assert notes == ["restoring beside auth_service", "restoring beside user_service"], "what the refusal calls 'changed nothing'"
     for part in ("4 rows that are neither", "2 in auth_service.users", "1 in auth_service.own.audit", "1 in user_service.roles", "rollback_discard_rows=4"):
         assert part in str(raised.value)
     assert state(migrated) == dict.fromkeys(SERVICES, "migrated")

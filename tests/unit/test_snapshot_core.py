@@ -187,6 +187,8 @@ def test_a_copy_with_swapped_values_a_lost_table_or_a_lagging_sequence_differs()
 
 
 def test_rows_of_others_need_their_own_number() -> None:
+    with pytest.raises(MigrationError, match="the services hold 1 row that is neither"):
+        refuse_strangers([Unaccounted("s.t", 1, 0)], 0)
     refuse_strangers([Unaccounted("s.t", 3, 0)], 3)
     with pytest.raises(MigrationError, match=r"3 rows that are neither.*\(3 in s\.t\).*rollback_discard_rows=3"):
         refuse_strangers([Unaccounted("s.t", 3, 0)], 2)

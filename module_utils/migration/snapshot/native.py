@@ -161,8 +161,9 @@ def refuse_strangers(found: Sequence[Unaccounted], allowed: int, *, same_plan: b
     gone = f"; {computed:,} of them look migrated from source rows that are gone since" if computed else ""
     if not same_plan:  # which rows were migrated is only known to the plan that carried them
         gone = "; this run has another plan than the migration, whose rows it cannot tell: check out the mappings and the namespace that it was made with"
+    what = "1 row that is" if rows == 1 else f"{rows:,} rows that are"
     raise MigrationError(
-        f"the services hold {rows:,} rows that are neither in the snapshot nor migrated ({where}{gone}): somebody has been using them, and the"
+        f"the services hold {what} neither in the snapshot nor migrated ({where}{gone}): somebody has been using them, and the"
         " restored databases would not have these rows (they stay in the kept ones); this run has changed nothing. To leave the rows behind run again"
         f" with -e rollback_discard_rows={rows}, to keep them with -e rollback_scope=data"
     )

@@ -236,7 +236,7 @@ class _Steps:
         for service, endpoint, own in todo:
             self.refuse_early(service, endpoint, own)
         for service, endpoint, own in todo:
-            self.note(f"restoring {service}")
+            self.note(f"restoring beside {service}")
             started = time.monotonic()
             read, dumped = self.dumped(service)
             with sealing.opened(self.folder, service, self.options.sealing, read.encryption) as place:
