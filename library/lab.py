@@ -130,7 +130,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
         with lab.only_one(options.state_dir):
             actions = APPLY[params["state"]](options, False)
     state = layout.read_state(options.state_dir)
-    result: dict[str, object] = {"changed": bool(actions), "actions": actions, "summary": summary(params["state"], options, state)}
+    result: dict[str, object] = {"changed": bool(actions), "actions": actions, "summary": summary(params["state"], options, state, check=module.check_mode)}
     if state is not None:
         result |= {"root": str(state.root), "users": state.users}
     if actions:
@@ -138,12 +138,13 @@ def run(module: AnsibleModule) -> dict[str, object]:
     return result
 
 
-def summary(asked: str, options: lab.Options, state: layout.State | None) -> list[str]:
+def summary(asked: str, options: lab.Options, state: layout.State | None, *, check: bool = False) -> list[str]:
     """Return what an operator wants to know about the lab as it is now; a dry run has changed nothing."""
     if state is None:
         return ["There is no lab."]
     filled = "not filled yet" if state.users is None else f"with {state.users:,} users"
-    lines = [f"The lab is in {state.root}, {filled}."]
+    stopped = "; its servers are stopped" if asked == "stopped" and not check else ""
+    lines = [f"The lab is in {state.root}, {filled}{stopped}."]
     if asked == "started" and state.users not in (None, options.users):
         lines.append(f"lab_users is {options.users:,}, but a filled monolith is left as it is; for another one, first -e lab_state=absent")
     return lines

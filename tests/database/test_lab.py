@@ -18,6 +18,7 @@ import yaml
 from ansible.module_utils.lab import lab, layout, postgres, process
 from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.modules import lab as module
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +90,8 @@ def test_the_life_of_a_lab(options: lab.Options, tmp_path: Path) -> None:
     assert lab.stop(options, check=True) == stopping
     assert lab.stop(options, check=False) == stopping
     assert lab.stop(options, check=False) == []
+    assert module.summary("stopped", options, state) == [f"The lab is in {state.root}, with 60 users; its servers are stopped."]
+    assert module.summary("stopped", options, state, check=True) == [f"The lab is in {state.root}, with 60 users."]
     assert len(lab.start(options, check=False)) == 4
 
     # A temporary folder that somebody cleaned away: a new lab with the same secrets and no traces of the old.
