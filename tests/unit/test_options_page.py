@@ -36,3 +36,8 @@ def test_what_the_progress_plugin_reads_is_an_option_of_the_role_that_every_phas
     spec = yaml.safe_load((PROJECT / "roles" / "migration" / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     assert len(read) >= 4
     assert read <= set(spec["argument_specs"]["main"]["options"])
+
+
+def test_no_folder_is_shown_by_a_way_around() -> None:
+    defaults = [(role.name, name, value) for role in ROLES for name, value in (yaml.safe_load((role / "defaults" / "main.yml").read_text()) or {}).items()]
+    assert [item for item in defaults if "/../" in str(item[2])] == []
