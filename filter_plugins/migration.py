@@ -16,6 +16,7 @@ from ansible.errors import AnsibleFilterError
 _REQUIRED = ("login_host", "login_db", "login_user")
 _OPTIONAL = ("login_port", "login_password", "ssl_mode", "ca_cert", "ssl_cert", "ssl_key", "session_role")
 _GROUPS = ("source", "targets", "control", "runners", "session_store")
+_MISTYPED = 0.85  # of difflib's ratio: a letter or two
 _ROLES = Path(__file__).resolve().parents[1] / "roles"
 
 
@@ -71,24 +72,19 @@ def migration_unset(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[s
 
 
 def migration_unknown(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return each variable that has a role's prefix and is none of its options, with the nearest option.
+    """Return each variable that is nearly an option of the role whose prefix it has, with that option.
 
-    Hosts outside the migration's groups may be another project's, and so are their variables.
+    What is like no option may be the operator's own (schema_registry_url), and so are all variables of hosts outside the migration's groups.
     """
     options = {path.parts[-3]: set(_options(path)) for path in sorted(_ROLES.glob("*/meta/argument_specs.yml"))}
     known = {name for names in options.values() for name in names}
     set_here = {str(name) for group in _GROUPS for host in groups.get(group, []) for name in hostvars[host]}
-    strange = sorted(name for name in set_here - known if name.partition("_")[1] and name.partition("_")[0] in options)
-    return [name + _nearest(name, options[name.partition("_")[0]]) for name in strange]
+    nearest = {name: difflib.get_close_matches(name, sorted(options.get(name.partition("_")[0], ())), n=1, cutoff=_MISTYPED) for name in set_here - known}
+    return [f"{name} (did you mean {near[0]}?)" for name, near in sorted(nearest.items()) if near]
 
 
 def _options(path: Path) -> Mapping[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]["main"].get("options") or {}
-
-
-def _nearest(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _copy(endpoint: dict[str, Any], suffix: str) -> dict[str, Any]:

@@ -70,7 +70,7 @@ all:
   vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}", session_store_db: 1, rollback_scope: data}
   children:
     targets: {hosts: {auth_service: {lab_user: 5, vault_password_auth_service: x, indexes: 2, __migrate_result: {}}}}
-    runners: {hosts: {runner1: {migration_progress: false, snapshot_max_age: 3}}}
+    runners: {hosts: {runner1: {migration_progress: false, snapshot_keep_counts: 3, schema_registry_url: x}}}
     webservers: {hosts: {web1: {release_version: 5}}}
 """
 
@@ -88,8 +88,9 @@ def test_an_option_mistyped_in_the_inventory_is_refused_and_the_variables_of_oth
     file.write_text(f"- {{hosts: all, gather_facts: false, tasks: [ansible.builtin.import_tasks: {PROJECT}/playbooks/tasks/options.yml]}}")
     status, said = play(tmp_path, file, "-i", str(tmp_path / "others.yml"), "--limit", "runners")
     assert status != 0
-    assert "no role has the option lab_user (did you mean lab_users?), snapshot_max_age (did you mean " in said
-    assert not [name for name in ("release_version", "indexes", "session_store_db", "vault_password", "__migrate_result") if f"{name} " in said]
+    assert "no role has the option lab_user (did you mean lab_users?), snapshot_keep_counts (did you mean snapshot_keep_count?);" in said
+    own = ("release_version", "schema_registry_url", "indexes", "session_store_db", "vault_password", "__migrate_result")
+    assert not [name for name in own if f"{name} " in said]
 
 
 @pytest.mark.parametrize("name", PLAYBOOKS)
