@@ -97,7 +97,8 @@ def compare(
         counting = _count(sides, context, rejects) if options.accounts else None  # first: whole tables, by one connection
         scanner = Scanner(sides, chosen, agreed, rejects, keeping, options.piece_rows, shared=options.parallel > 0)
         checks = references.start(sides, context.plan, chosen, rejects, scanner.ranges, keys_of_source) if options.references else []
-        scans = list(scanner.scans(progress))
+        order = {target.name: number for number, target in enumerate(chosen)}
+        scans = sorted(scanner.scans(progress), key=lambda scan: order[scan.target.name])  # they end as they may; findings have one order
         counts = counting.result() if counting is not None else None  # before a newer consistent point is taken
         scanned = time.monotonic()
         opener = Opener(sides, agreed, rejects, options.workers, options.findings_kept, lambda finding: _shown(finding, options))
@@ -116,11 +117,7 @@ def compare(
             consistency += f"; the references of {beyond} differing rows that are counted only were not looked up"
         checked = references.finish(sides, checks, {name: [row.finding for row in found.rows] for name, found in located.items()})
     ended = time.monotonic()
-    order = {target.name: number for number, target in enumerate(chosen)}
-    results = {
-        scan.target.name: _result(scan, located.get(scan.target.name, NOTHING_LOCATED), rejects[scan.target.name])
-        for scan in sorted(scans, key=lambda scan: order[scan.target.name])
-    }
+    results = {scan.target.name: _result(scan, located.get(scan.target.name, NOTHING_LOCATED), rejects[scan.target.name]) for scan in scans}
     return Verification(
         tables=results,
         findings=tuple(named),
