@@ -78,17 +78,17 @@ def execute(endpoint: Endpoint, *statements: str) -> None:
 
 @pytest.fixture
 def databases(postgres: PostgresServer) -> Iterator[Callable[..., Endpoint]]:
-    """Return `make(name=None, *, role=False, encoding=None)`: a fresh database, reached as superuser or as an ordinary role that owns it."""
+    """Return `make(name=None, *, role=False, encoding=None, template="template0")`: a fresh database, reached as superuser or as a role that owns it."""
     made: list[tuple[str, str | None]] = []
 
-    def make(name: str | None = None, *, role: bool = False, encoding: str | None = None) -> Endpoint:
+    def make(name: str | None = None, *, role: bool = False, encoding: str | None = None, template: str = "template0") -> Endpoint:
         chosen = f"{name or 'test'}_{secrets.token_hex(4)}"
         password = secrets.token_urlsafe(18)
         if role:
             execute(postgres.endpoint(), f"CREATE ROLE {ident(chosen)} LOGIN PASSWORD {literal(password)}")
         owner = f" OWNER {ident(chosen)}" if role else ""
         written = f" ENCODING {literal(encoding)} LOCALE_PROVIDER libc LOCALE 'C'" if encoding else ""
-        execute(postgres.endpoint(), f"CREATE DATABASE {ident(chosen)}{owner} TEMPLATE template0{written}")
+        execute(postgres.endpoint(), f"CREATE DATABASE {ident(chosen)}{owner} TEMPLATE {ident(template)}{written}")
         made.append((chosen, chosen if role else None))
         return postgres.endpoint(chosen, user=chosen, password=password) if role else postgres.endpoint(chosen)
 

@@ -58,9 +58,9 @@ def mortal(server_root: Path) -> Iterator[PostgresServer]:
 def world(mortal: PostgresServer, databases: Callable[..., Endpoint]) -> w.World:
     """A world on that server; its records are on another, with an open migration."""
 
-    def make(name: str) -> Endpoint:
+    def make(name: str, template: str) -> Endpoint:
         made = f"{name}_{secrets.token_hex(4)}"
-        run(mortal.endpoint(), f"CREATE DATABASE {ident(made)} TEMPLATE template0")
+        run(mortal.endpoint(), f"CREATE DATABASE {ident(made)} TEMPLATE {ident(template)}")
         return mortal.endpoint(made)
 
     world = w.cloned_world(mortal, make)

@@ -110,8 +110,8 @@ class World:
 _MASTERS: dict[tuple[str, int], World] = {}
 
 
-def cloned_world(server: PostgresServer, make: Callable[[str], Endpoint], *, users: int = 120) -> World:
-    """Return a world of its own, copied from one that is made once for a server; `make(name)` gives a fresh database."""
+def cloned_world(server: PostgresServer, make: Callable[..., Endpoint], *, users: int = 120) -> World:
+    """Return a world of its own, copied from one that is made once for a server; `make(name, template=...)` gives a database."""
 
     def execute(*statements: str) -> None:
         connection = connect(server.endpoint(), application_name="tests", autocommit=True)
@@ -129,9 +129,7 @@ def cloned_world(server: PostgresServer, make: Callable[[str], Endpoint], *, use
         _MASTERS[key] = make_world(master, users=users)
 
     def copy(original: Endpoint) -> Endpoint:
-        fresh = make(original.dbname)
-        execute(f"DROP DATABASE {ident(fresh.dbname)}", f"CREATE DATABASE {ident(fresh.dbname)} TEMPLATE {ident(original.dbname)}")
-        return fresh
+        return make(original.dbname, template=original.dbname)
 
     world = _MASTERS[key]
     source, control = copy(world.source), copy(world.context.control)
