@@ -158,6 +158,7 @@ from ..module_utils.migration.driver import Connection, database_errors
 from ..module_utils.migration.dry_run import Preview, preview, preview_export, preview_import
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.gates import require_preflight
+from ..module_utils.migration.outcome import counted
 from ..module_utils.migration.preflight import drift
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.reconcile import reconcile
@@ -323,21 +324,17 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
 def _foreseen(foreseen: Preview, run_id: str = "") -> dict[str, Any]:
     """Return what a dry run says."""
     before = "".join(f"{table.target}: {table.rows_now:,} rows\n" for table in foreseen.tables)
-    after = "".join(f"{table.target}: {table.rows_then:,} rows in {_many(table.chunks)}\n" for table in foreseen.tables)
+    after = "".join(f"{table.target}: {table.rows_then:,} rows in {counted(table.chunks, 'chunk')}\n" for table in foreseen.tables)
     return {
         "changed": foreseen.changed,
         "run_id": run_id,
         "complete": True,
-        "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables):,} rows in {_many(foreseen.chunks)}",
+        "verdict": f"would carry {sum(table.rows_then - table.rows_now for table in foreseen.tables):,} rows in {counted(foreseen.chunks, 'chunk')}",
         "tables": [asdict(table) for table in foreseen.tables],
         "carried": 0,
         "seconds": {},
         "diff": {"before": before, "after": after, "before_header": "targets now", "after_header": "targets after migrate"},
     }
-
-
-def _many(chunks: int) -> str:
-    return f"{chunks:,} {'chunk' if chunks == 1 else 'chunks'}"
 
 
 def main() -> None:

@@ -78,19 +78,18 @@ _SOURCE: Mapping[str, str] = {
         ) AS given""",
 }
 _CREDENTIALS = {"username": "username", "password": "password_hash"}  # auth_user's columns in the service
-_OWN = {"credentials": "u", "permissions": "h", "roles": "r"}  # the alias of the table whose row gives the right
-_MINTED = "get_byte(uuid_send({own}.id), 6) = 128 AND get_byte(uuid_send({own}.id), 8) = 128"  # as ids.minted()
+# `own` is the row that gives the right.
 _TARGET: Mapping[str, tuple[str, str]] = {
     "credentials": (
         USERS,
-        "SELECT u.id AS user_id, record_send(ROW(u.username::text, u.password_hash::text, u.is_active, u.is_verified)) AS form FROM {users} AS u",
+        "SELECT own.id AS user_id, record_send(ROW(own.username::text, own.password_hash::text, own.is_active, own.is_verified)) AS form FROM {users} AS own",
     ),
     "permissions": (
         HELD,
-        "SELECT h.user_id, record_send(ROW(p.content_type::text, p.codename::text)) AS form"
-        " FROM {held} AS h LEFT JOIN {permissions} AS p ON p.id = h.permission_id",
+        "SELECT own.user_id, record_send(ROW(p.content_type::text, p.codename::text)) AS form"
+        " FROM {held} AS own LEFT JOIN {permissions} AS p ON p.id = own.permission_id",
     ),
-    "roles": (ROLES, "SELECT r.user_id, record_send(ROW(r.role_type::text, r.is_active, r.permissions::text)) AS form FROM {roles} AS r"),
+    "roles": (ROLES, "SELECT own.user_id, record_send(ROW(own.role_type::text, own.is_active, own.permissions::text)) AS form FROM {roles} AS own"),
 }
 
 
@@ -214,10 +213,10 @@ def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], crede
     }
     entity = targets[USERS].parts[0].entity
     rights = []
+    made = f" WHERE {ids.minted_sql('own.id')}" if after_cutover else ""  # what a service gave itself is its own
     for name, (table, statement) in _TARGET.items():
         own = ids.expression(entity, [ids.integer_field("rights.user_id")])
         source = f"SELECT {own} AS k, rights.form AS r FROM ({_SOURCE[name].format(schema=ident(sides.schema), **credentials)}) AS rights"
-        made = f" WHERE {_MINTED.format(own=_OWN[name])}" if after_cutover else ""  # what a service gave itself is its own
         target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement.format(**names)}{made}) AS rights"
         if aside:
             keys = literal("{" + ",".join(aside) + "}")

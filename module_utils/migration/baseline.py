@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,14 @@ class Baseline:
     floor_ms: float = 1.0
     unavailable: str = ""
 
+    def in_time(self, timing: Timing) -> bool:
+        """Tell whether the service answers a question fast enough."""
+        return timing.ratio <= self.most or timing.service_ms <= self.floor_ms
+
     @property
     def slower(self) -> tuple[Timing, ...]:
         """Return the questions that the services answer too slowly."""
-        return tuple(timing for timing in self.timings if timing.ratio > self.most and timing.service_ms > self.floor_ms)
+        return tuple(timing for timing in self.timings if not self.in_time(timing))
 
     @property
     def passed(self) -> bool:
@@ -111,10 +115,7 @@ class Baseline:
             "verdict": self.verdict,
             "threshold": self.most,
             "floor_ms": self.floor_ms,
-            "timings": [
-                {"question": item.question, "monolith_ms": item.monolith_ms, "service_ms": item.service_ms, "ratio": round(item.ratio, 2)}
-                for item in self.timings
-            ],
+            "timings": [{**asdict(item), "ratio": round(item.ratio, 2), "in_time": self.in_time(item)} for item in self.timings],
         }
 
 

@@ -58,6 +58,11 @@ def minted(value: str) -> bool:
     return raw[6] == raw[8] == 0x80
 
 
+def minted_sql(sql: str) -> str:
+    """Return the SQL condition that a uuid, given by its SQL, has that form."""
+    return f"(get_byte(uuid_send({sql}), 6) = 128 AND get_byte(uuid_send({sql}), 8) = 128)"
+
+
 def fingerprint(namespace: str) -> str:
     """Return 16 hex digits that tell namespaces apart without giving one away."""
     key = hashlib.sha256(namespace.encode()).digest()

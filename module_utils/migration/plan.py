@@ -111,9 +111,13 @@ class Part:
 
     def source_where(self, schema: str, column: str, predicate: Predicate | None) -> str:
         """Return the FROM item (alias src) with the rows whose result `column` meets the predicate, WHERE included."""
+        return "".join(self.apart(schema, column, predicate))
+
+    def apart(self, schema: str, column: str, predicate: Predicate | None) -> tuple[str, str]:
+        """Return the same as the FROM item and its WHERE, for those who join something to the item."""
         where = f" WHERE {predicate('src.' + ident(column))}" if predicate else ""
         if self.query is None:
-            return f"{qualified(schema, str(self.table))} AS src{where}"
+            return f"{qualified(schema, str(self.table))} AS src", where
         shadows = [
             f"{ident(touch.table)} AS NOT MATERIALIZED (SELECT * FROM {qualified(schema, touch.table)} WHERE {predicate(ident(touch.column))})"
             for touch in self.touches
@@ -121,7 +125,7 @@ class Part:
         ]
         inner = f"(\n{self.query.strip().rstrip(';')}\n)"
         body = f"(WITH {', '.join(shadows)} SELECT * FROM {inner} AS result)" if shadows else inner
-        return f"{body} AS src{where}"
+        return f"{body} AS src", where
 
     def select(self, schema: str, predicate: Predicate | None = None) -> str:
         """Return the projection: the target's columns in order."""

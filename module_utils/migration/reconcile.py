@@ -50,8 +50,7 @@ def _require_every_row(context: Context, plan_time: str, snapshot: str) -> None:
         reading = driver.database_errors(context.targets[service].place, "counting its rows")
         with contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection, reading:
             for target in context.plan.of(service):
-                id_ = f"uuid_send({ident(target.id_column)})"
-                minted = f"get_byte({id_}, 6) = 128 AND get_byte({id_}, 8) = 128"
+                minted = ids.minted_sql(ident(target.id_column))
                 held[target.name] = int(driver.scalar(connection, f"SELECT count(*) FROM {target.qualified} WHERE {minted}"))
     counts = balance.counts_in(context, plan_time, snapshot, balance.put_aside(context))
     assert counts is not None  # the caller holds the snapshot

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .outcome import counted
+
 CHECKS = ("accounting", "quarantine", "authorisation", "canaries", "baseline")  # beside the rows and their references
 FEW = 1000  # as many rows as repair changes without being told
 
@@ -44,8 +46,8 @@ def dangling(validation: Mapping[str, Any]) -> int:
 def what_failed(validation: Mapping[str, Any]) -> str:
     """Return what did not pass in a few words, '' when all did."""
     rows, loose = differences(validation), dangling(validation)
-    said = [f"{rows:,} row{'s differ' if rows != 1 else ' differs'}"] if rows else []
-    said += [f"{loose:,} reference{'s have' if loose != 1 else ' has'} no row"] if loose else []
+    said = [counted(rows, "row differs", "rows differ")] if rows else []
+    said += [counted(loose, "reference has no row", "references have no row")] if loose else []
     return "; ".join([*said, *(str(validation[name].get("verdict", f"{name} failed")) for name in failed(validation))])
 
 
@@ -55,10 +57,11 @@ def remedy(validation: Mapping[str, Any]) -> Remedy:
     if "quarantine" in others:
         # Rows whose keys are in migration.rejects are expected nowhere: repair would delete those that belong there.
         after = ", then validate, and repair what still differs" if rows else ", then validate"
-        return Remedy("playbooks/release.yml", f"no rule keeps out {_fit(validation)} (any more): bring in what fits{after}")
+        fit = counted(int(validation["quarantine"].get("fit") or 0), "quarantined row")
+        return Remedy("playbooks/release.yml", f"no rule keeps out {fit} (any more): bring in what fits{after}")
     if rows:
         seldom = "; so many are seldom single faults: find out first what wrote to the service" if rows > FEW else ""
-        many = f"{rows:,} rows differ" if rows != 1 else "1 row differs"
+        many = counted(rows, "row differs", "rows differ")
         return Remedy("playbooks/repair.yml", f"{many}: look at the report, then repair, which validates again{seldom}")
     if dangling(validation):
         return Remedy("playbooks/preflight.yml", "the rows are equal, so the monolith itself refers to rows that it does not have: mend those, then validate")
@@ -70,8 +73,3 @@ def remedy(validation: Mapping[str, Any]) -> Remedy:
     if "baseline" in others:
         return Remedy("playbooks/index.yml", "the services answer too slowly: this completes keys and statistics; validate then, or see what loads the server")
     return Remedy("playbooks/validate.yml", "the report says why")
-
-
-def _fit(validation: Mapping[str, Any]) -> str:
-    number = int(validation["quarantine"].get("fit") or 0)
-    return f"{number:,} quarantined row{'s' * (number != 1)}"

@@ -32,6 +32,7 @@ from .contract import Contract
 from .driver import database_errors
 from .errors import MigrationError
 from .order import levels
+from .outcome import counted
 from .preflight import rejects
 from .progress import Progress
 from .snapshots import Snapshots
@@ -94,7 +95,7 @@ class Outcome:
         if self.balance is not None:
             return f"{self.balance.verdict}; every chunk is carried"
         if self.compared:
-            settled = f"{self.reconciled:,} row{'' if self.reconciled == 1 else 's'} settled"
+            settled = f"{counted(self.reconciled, 'row')} settled"
             return f"both sides were compared row by row, {settled}, and every source row is accounted for; every chunk is carried"
         return "playbooks/validate.yml proves the rows; every chunk is carried"
 

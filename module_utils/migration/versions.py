@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tell whether rows that were read before are still the same, by their versions: a tenth of the cost of reading them.
+"""Tell whether rows that were read before are still the same, by their versions, without reading their columns.
 
 What is seen of rows is a fingerprint of each version's table, place and raw transaction id (tableoid, ctid, xmin), mixed before they are
 summed. That alone is no proof, so it also holds what could bring other content under the same versions:

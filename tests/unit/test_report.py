@@ -119,8 +119,8 @@ FULL = {
         "verdict": "1 of 2 in time",
         "threshold": 1.5,
         "timings": [
-            {"question": "quick", "monolith_ms": 0.1, "service_ms": 0.5, "ratio": 5.0},
-            {"question": "slow", "monolith_ms": 1.0, "service_ms": 2.25, "ratio": 2.25},
+            {"question": "quick", "monolith_ms": 0.1, "service_ms": 0.5, "ratio": 5.0, "in_time": True},
+            {"question": "slow", "monolith_ms": 1.0, "service_ms": 2.25, "ratio": 2.25, "in_time": False},
         ],
     },
 }
