@@ -77,11 +77,11 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import ids
-from ..module_utils.migration.compiler import compile_plan
-from ..module_utils.migration.contract_sql.parse import parse_contract
+from ..module_utils.migration.contract.parse import parse_contract
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.mapping import read_mappings
+from ..module_utils.migration.plan import ids
+from ..module_utils.migration.plan.compiler import compile_plan
+from ..module_utils.migration.plan.mapping import read_mappings
 
 
 def run(module: AnsibleModule) -> dict[str, object]:

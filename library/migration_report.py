@@ -59,9 +59,9 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.gates import PREFLIGHT
 from ..module_utils.migration.report.collect import collect
 from ..module_utils.migration.report.page import page
+from ..module_utils.migration.state.gates import PREFLIGHT
 
 
 def main() -> None:

@@ -47,9 +47,9 @@ status:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import status
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.report import status
 
 
 def main() -> None:

@@ -113,18 +113,20 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import build, control, ddl, driver, gate
-from ..module_utils.migration.build import Built
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.contract import Contract
-from ..module_utils.migration.control import Migration
-from ..module_utils.migration.ddl import Action
-from ..module_utils.migration.ddl_epilogue import plan_epilogue
-from ..module_utils.migration.ddl_index import plan_index
+from ..module_utils.migration.contract.model import Contract
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.outcome import counted
+from ..module_utils.migration.postgres import driver
 from ..module_utils.migration.progress import Progress
+from ..module_utils.migration.schema import build, ddl
+from ..module_utils.migration.schema.build import Built
+from ..module_utils.migration.schema.ddl import Action
+from ..module_utils.migration.schema.epilogue import plan_epilogue
+from ..module_utils.migration.schema.indexes import plan_index
+from ..module_utils.migration.state import control, phase_gate
+from ..module_utils.migration.state.control import Migration
 from ..module_utils.migration.stopping import stop_with_ansible
+from ..module_utils.migration.text import counted
 
 PHASE = "index"
 # What an action makes, one and many; another kind is its own noun (a trigger, two triggers).
@@ -150,7 +152,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         lock_timeout=params["lock_timeout"],
         lock_tries=params["lock_tries"],
     )
-    migration, required = gate.pass_gate(context)
+    migration, required = phase_gate.pass_gate(context)
     if params["state"] == "absent":
         result = _absent(context, endpoint, contract, options, migration)
     else:
@@ -173,7 +175,7 @@ def _present(
     seconds = 0.0
     if planned and not context.check:
         # The list of what will be made is kept first, so that a killed run's work can be undone too.
-        gate.record(context, PHASE, "begun", _detail(contract, [Built(item.kind, item.object, 0.0, item.undo) for item in actions]), migration)
+        phase_gate.record(context, PHASE, "begun", _detail(contract, [Built(item.kind, item.object, 0.0, item.undo) for item in actions]), migration)
         progress = Progress(params["progress_file"])
 
         def announce(built: Built) -> None:
@@ -186,9 +188,9 @@ def _present(
             ddl.apply(connection, epilogue, lock_timeout=options.lock_timeout)
         seconds += build.analyze(endpoint, contract, touched=touched, options=options, announce=announce).seconds
         progress.close()
-        gate.record(context, PHASE, "passed", _detail(contract, made), migration)
+        phase_gate.record(context, PHASE, "passed", _detail(contract, made), migration)
     elif not context.check:
-        gate.record(context, PHASE, "passed", _detail(contract, []), migration)
+        phase_gate.record(context, PHASE, "passed", _detail(contract, []), migration)
     return {
         "changed": bool(planned),
         "actions": _described(planned, made),
@@ -211,7 +213,7 @@ def _absent(context: Context, endpoint: driver.Endpoint, contract: Contract, opt
     seconds = 0.0
     if actions and not context.check:
         seconds = build.drop(endpoint, contract, actions, options).seconds
-        gate.record(context, PHASE, "dropped", {"service": contract.service, "dropped": [action.object for action in actions]}, migration)
+        phase_gate.record(context, PHASE, "dropped", {"service": contract.service, "dropped": [action.object for action in actions]}, migration)
     words = counted(len(actions), "key or index", "keys and indexes") if actions else "nothing: this migration made none that still exist"
     return {
         "changed": bool(actions),

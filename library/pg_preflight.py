@@ -85,15 +85,15 @@ from contextlib import closing
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.driver import database_errors
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.gates import PREFLIGHT
+from ..module_utils.migration.postgres.driver import database_errors
 from ..module_utils.migration.preflight import run as preflight
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions
-from ..module_utils.migration.throttle import Limits
+from ..module_utils.migration.state import control
+from ..module_utils.migration.state.gates import PREFLIGHT
+from ..module_utils.migration.state.limits import Limits
 
 
 def run(module: AnsibleModule) -> dict[str, object]:

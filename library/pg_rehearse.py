@@ -83,12 +83,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.snapshot import rehearse
+from ..module_utils.migration.rollback import rehearsal
+from ..module_utils.migration.rollback.rehearsal import RehearseOptions
 from ..module_utils.migration.snapshot.dump import DumpOptions
-from ..module_utils.migration.snapshot.rehearse import RehearseOptions
 from ..module_utils.migration.snapshot.restore import RestoreOptions
 
-STAGES = {"begin": rehearse.begin, "damage": rehearse.damage, "check": rehearse.check, "finish": rehearse.finish}
+STAGES = {"begin": rehearsal.begin, "damage": rehearsal.damage, "check": rehearsal.check, "finish": rehearsal.finish}
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         restore=RestoreOptions(params["jobs"], params["bin_dir"], params["maintenance_db"]),
     )
     if module.check_mode:
-        return {"changed": True, "lines": rehearse.would(context, options) if params["stage"] == "begin" else []}
+        return {"changed": True, "lines": rehearsal.would(context, options) if params["stage"] == "begin" else []}
     return {"changed": params["stage"] != "check", "lines": STAGES[params["stage"]](context, options)}
 
 

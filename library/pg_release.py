@@ -61,12 +61,12 @@ from contextlib import closing
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.outcome import counted
-from ..module_utils.migration.preflight.release import apply_release, plan_release
-from ..module_utils.migration.snapshot.returned import require_not_rolled_back
+from ..module_utils.migration.repair.release import apply_release, plan_release
+from ..module_utils.migration.state import control
+from ..module_utils.migration.state.rolled_back import require_not_rolled_back
+from ..module_utils.migration.text import counted
 
 KIND = "release"
 

@@ -76,14 +76,14 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.outcome import counted
-from ..module_utils.migration.remedy import remedy
-from ..module_utils.migration.repair import Repair, apply_repair, plan_repair, require_cap
-from ..module_utils.migration.snapshot.returned import require_not_rolled_back
+from ..module_utils.migration.repair.repair import Repair, apply_repair, plan_repair, require_cap
+from ..module_utils.migration.report.advice import remedy
+from ..module_utils.migration.state import control
+from ..module_utils.migration.state.rolled_back import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
+from ..module_utils.migration.text import counted
 
 KIND = "repair"
 NOTHING = {

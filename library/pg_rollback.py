@@ -126,10 +126,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.progress import Progress
-from ..module_utils.migration.snapshot.preview import preview
+from ..module_utils.migration.rollback.preview import preview
+from ..module_utils.migration.rollback.run import RollbackOptions, close, roll_back
+from ..module_utils.migration.snapshot.encryption import Sealing
 from ..module_utils.migration.snapshot.restore import RestoreOptions
-from ..module_utils.migration.snapshot.rollback import RollbackOptions, close, roll_back
-from ..module_utils.migration.snapshot.sealing import Sealing
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:

@@ -67,11 +67,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import ddl, gate
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.ddl_schema import plan_schema
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.outcome import counted
+from ..module_utils.migration.schema import ddl
+from ..module_utils.migration.schema.tables import plan_schema
+from ..module_utils.migration.state import phase_gate
+from ..module_utils.migration.text import counted
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
@@ -79,14 +80,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     context = Context.from_params(module.params, module.check_mode)
     service = module.params["service"]
     endpoint, contract = ddl.target(context.plan, context.targets, service)
-    migration, required = gate.pass_gate(context)
+    migration, required = phase_gate.pass_gate(context)
     with contextlib.closing(ddl.connect(endpoint, contract, readonly=True)) as connection:
         actions = plan_schema(connection, contract)
     doable = [action for action in actions if action.steps]
     if doable and not context.check:
         with contextlib.closing(ddl.connect(endpoint, contract)) as connection:
             ddl.apply(connection, doable, lock_timeout=module.params["lock_timeout"])
-    gate.record(context, "schema", "passed", {"service": service, "made": [action.object for action in doable]}, migration)
+    phase_gate.record(context, "schema", "passed", {"service": service, "made": [action.object for action in doable]}, migration)
     tables = sum(action.kind == "table" for action in doable)
     others = len(doable) - tables
     what = f"nothing, all {len(contract.tables)} tables are as the contract says"

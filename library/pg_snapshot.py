@@ -183,13 +183,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.driver import ENDPOINT_SPEC, Endpoint
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.postgres.driver import ENDPOINT_SPEC, Endpoint
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.snapshot.dump import DumpOptions
+from ..module_utils.migration.snapshot.encryption import Sealing
 from ..module_utils.migration.snapshot.restore import RestoreOptions
 from ..module_utils.migration.snapshot.retention import Keeping
-from ..module_utils.migration.snapshot.sealing import Sealing
 from ..module_utils.migration.snapshot.take import TakeOptions, preview, take
 
 

@@ -152,20 +152,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control, files, gate, id_map_csv
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.driver import Connection, database_errors
-from ..module_utils.migration.dry_run import Preview, preview, preview_export, preview_import
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.gates import require_preflight
-from ..module_utils.migration.outcome import counted
+from ..module_utils.migration.postgres.driver import Connection, database_errors
 from ..module_utils.migration.preflight import drift
 from ..module_utils.migration.progress import Progress
-from ..module_utils.migration.reconcile import reconcile
-from ..module_utils.migration.snapshot.returned import require_not_rolled_back
+from ..module_utils.migration.repair.reconcile import reconcile
+from ..module_utils.migration.state import control, phase_gate
+from ..module_utils.migration.state.gates import require_preflight
+from ..module_utils.migration.state.limits import Limits
+from ..module_utils.migration.state.rolled_back import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
-from ..module_utils.migration.throttle import Limits
-from ..module_utils.migration.transfer import Options, Outcome, changed_since, run
+from ..module_utils.migration.text import counted
+from ..module_utils.migration.transfer import file_transfer, id_map_csv
+from ..module_utils.migration.transfer.dry_run import Preview, preview, preview_export, preview_import
+from ..module_utils.migration.transfer.run import Options, Outcome, changed_since, run
 
 KIND = "migrate"
 
@@ -195,13 +196,13 @@ def carry(module: AnsibleModule) -> dict[str, Any]:
         exported = _export(context, params["id_map_dir"], migration.run_id, outcome)
     except MigrationError as exc:
         with contextlib.suppress(Exception):  # the control database may be what is out of reach; the fault is told all the same
-            gate.record(context, KIND, "failed", {"error": str(exc), "runner": options.runner}, migration)
+            phase_gate.record(context, KIND, "failed", {"error": str(exc), "runner": options.runner}, migration)
         raise
     finally:
         progress.close()
     result = _carried(outcome, migration.run_id, exported)
     if outcome.changed:
-        gate.record(context, KIND, "passed", {**result, "runner": options.runner, "rates": progress.rates()}, migration)
+        phase_gate.record(context, KIND, "passed", {**result, "runner": options.runner, "rates": progress.rates()}, migration)
     return result
 
 
@@ -226,7 +227,7 @@ def _dry_run(context: Context, params: dict[str, Any], options: Options) -> dict
 
 def _required(context: Context, params: dict[str, Any]) -> str:
     """Return what the real run would refuse to begin without, for a dry run; "" for nothing."""
-    _, required = gate.pass_gate(context)
+    _, required = phase_gate.pass_gate(context)
     if required or params["override_gates"]:
         return required
     with contextlib.closing(control.connect(context.control, readonly=True)) as records:
@@ -252,14 +253,14 @@ def _transfer(
         return run(context, migration.plan_time, migration.run_id, options, progress, reconcile)
     folder = Path(params["files_dir"])
     if params["files_step"] == "both":
-        files.export_files(context, migration.plan_time, folder, options, progress)
-    return files.import_files(context, migration.plan_time, migration.run_id, folder, options, progress)
+        file_transfer.export_files(context, migration.plan_time, folder, options, progress)
+    return file_transfer.import_files(context, migration.plan_time, migration.run_id, folder, options, progress)
 
 
 def _export_only(context: Context, params: dict[str, Any], plan_time: str, options: Options) -> dict[str, Any]:
     """Write the folder and say what is in it; nothing is recorded, for the control database may be out of reach."""
     progress = Progress(params["progress_file"])
-    manifest, changed = files.export_files(context, plan_time, Path(params["files_dir"]), options, progress)
+    manifest, changed = file_transfer.export_files(context, plan_time, Path(params["files_dir"]), options, progress)
     progress.close()
     rows: dict[str, int] = {}
     for entry in manifest.entries:

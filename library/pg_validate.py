@@ -179,19 +179,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import authorisation, baseline, canary, control, verify
-from ..module_utils.migration.balance import Balance
+from ..module_utils.migration.checks.reconciliation import Balance
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.control import Migration
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.preflight import release
 from ..module_utils.migration.progress import Progress
-from ..module_utils.migration.remedy import CHECKS, failed, remedy
+from ..module_utils.migration.repair import release
+from ..module_utils.migration.report.advice import CHECKS, failed, remedy
+from ..module_utils.migration.state import control
+from ..module_utils.migration.state.control import Migration
 from ..module_utils.migration.stopping import stop_with_ansible
+from ..module_utils.migration.validate import authorization, latency, test_logins
+from ..module_utils.migration.validate import run as validate
 
 KIND, PIECE = "validate", "validate_piece"
 LINES = 20
-Check = authorisation.Equivalence | Balance | canary.Canaries | baseline.Baseline | release.Release
+Check = authorization.Equivalence | Balance | test_logins.Canaries | latency.Baseline | release.Release
 NOTHING = {"command": "", "why": ""}  # Ansible resolves the words of an assertion that holds, too
 COUNTED_BESIDE = ("accounting",)  # while the rows were read
 EVERY = 10**9  # quarantined rows: how many there may be was decided when they were set aside
@@ -236,7 +238,7 @@ def outcome(validation: Mapping[str, Any]) -> str:
 
 def _validate(context: Context, params: dict[str, Any], live: Migration, records: Any, progress: Progress) -> dict[str, Any]:
     started = time.monotonic()
-    options = verify.Options(
+    options = validate.Options(
         digest=params["digest"],
         workers=params["workers"],
         parallel=params["parallel_workers"],
@@ -246,13 +248,13 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         accounts=params["tables"] is None,
         after_cutover=_after_cutover(params, records, live),
     )
-    found = verify.compare(
+    found = validate.compare(
         context,
         live.plan_time,
         tables=params["tables"],
         options=options,
         progress=lambda what, done, total: progress.update(KIND, "both sides", done, total),
-        keeping=verify.Keeping(
+        keeping=validate.Keeping(
             _kept(context, records, live) if params["resume"] else {},
             lambda piece: control.record(records, PIECE, "read", asdict(piece), migration=live, plan_digest=context.plan.digest),
         ),
@@ -272,22 +274,23 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         _include(validation, "quarantine", lambda: release.plan_release(context, live.plan_time, cap=EVERY))
     if params["authorisation"] and params["tables"] is None:
         chosen = {"workers": params["workers"], "digest": params["digest"], "after_cutover": options.after_cutover}
-        _include(validation, "authorisation", lambda: authorisation.compare(context, live.plan_time, **chosen))
+        _include(validation, "authorisation", lambda: authorization.compare(context, live.plan_time, **chosen))
     if params["canaries"] or params["tables"] is None:
-        _include(validation, "canaries", lambda: canary.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
+        _include(validation, "canaries", lambda: test_logins.check(context, [(item["username"], item["password"]) for item in params["canaries"]]))
     if params["baseline"]:
         seconds, most = params["baseline_seconds"], params["baseline_ratio"]
-        _include(validation, "baseline", lambda: baseline.measure(context, params["bin_dir"], seconds=seconds, most=most))
+        _include(validation, "baseline", lambda: latency.measure(context, params["bin_dir"], seconds=seconds, most=most))
     validation |= {"verdict": whole_verdict(validation), "seconds": round(time.monotonic() - started, 3)}
     return validation
 
 
-def _kept(context: Context, records: Any, live: Migration) -> dict[str, verify.KeptPiece]:
+def _kept(context: Context, records: Any, live: Migration) -> dict[str, validate.KeptPiece]:
     """Return the pieces that were read since the last validation that came to an end."""
     last = control.latest(records, KIND, migration=live)
     since = last.id if last and last.outcome != "error" else 0
     found = control.history(records, kind=PIECE, migration=live, limit=10_000)
-    return {str(item.detail["key"]): verify.KeptPiece(**item.detail) for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest}
+    mine = [item for item in reversed(found) if item.id > since and item.plan_digest == context.plan.digest]
+    return {str(item.detail["key"]): validate.KeptPiece(**item.detail) for item in mine}
 
 
 def _include(validation: dict[str, Any], name: str, look: Callable[[], Check]) -> None:
@@ -327,7 +330,7 @@ def _after_cutover(params: dict[str, Any], records: Any, live: Migration) -> boo
 
 def _foreseen(context: Context, params: dict[str, Any]) -> dict[str, Any]:
     """Return what would be compared."""
-    targets = verify.choose(context.plan, params["tables"])
+    targets = validate.choose(context.plan, params["tables"])
     columns = sum(len(target.columns) for target in targets)
     return {
         "changed": False,

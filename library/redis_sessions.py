@@ -178,20 +178,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control, driver
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
-from ..module_utils.migration.quote import qualified
-from ..module_utils.migration.sessions.announce import TEXT
+from ..module_utils.migration.postgres import driver
+from ..module_utils.migration.postgres.quote import qualified
+from ..module_utils.migration.sessions.cache_layout import ENGINES, SERIALIZERS, Layout
 from ..module_utils.migration.sessions.carry import Result, Rules, carry, remove
-from ..module_utils.migration.sessions.layout import ENGINES, SERIALIZERS, Layout
 from ..module_utils.migration.sessions.ledger import Ledger
 from ..module_utils.migration.sessions.records import alone, in_store, record
-from ..module_utils.migration.sessions.rows import ServiceRows, service_rows
+from ..module_utils.migration.sessions.reset_links import TEXT
+from ..module_utils.migration.sessions.service_table import ServiceRows, service_rows
 from ..module_utils.migration.sessions.signing import SESSION_SALT
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
 from ..module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, Users, entity_of
-from ..module_utils.migration.snapshot.returned import require_not_rolled_back
+from ..module_utils.migration.state import control
+from ..module_utils.migration.state.rolled_back import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
 
 APPLICATION_NAME = "edulink-migration sessions"

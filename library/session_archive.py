@@ -71,10 +71,11 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.migration import control, driver
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.postgres import driver
 from ..module_utils.migration.sessions import archive
+from ..module_utils.migration.state import control
 
 APPLICATION_NAME = "edulink-migration sessions archive"
 

@@ -33,14 +33,17 @@ from typing import Any
 
 import psutil
 from ansible.module_utils.lab import postgres, process
-from ansible.module_utils.migration import build, control, ddl, driver, transfer
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.ddl_schema import plan_schema
+from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.reconcile import reconcile
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.repair.reconcile import reconcile
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import run as transfer
 
 from tests.mutation.world import NAMESPACE, SERVICES, fill, read_plan
 

@@ -26,8 +26,8 @@ from ansible.module_utils.lab import postgres as lab_postgres  # noqa: E402
 from ansible.module_utils.lab import process  # noqa: E402
 from ansible.module_utils.lab import valkey as lab_valkey  # noqa: E402
 from ansible.module_utils.lab.postgres import PostgresServer  # noqa: E402
-from ansible.module_utils.migration.driver import Endpoint, connect  # noqa: E402
-from ansible.module_utils.migration.quote import ident, literal  # noqa: E402
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect  # noqa: E402
+from ansible.module_utils.migration.postgres.quote import ident, literal  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import io
 from collections.abc import Mapping, Sequence
 
 import psycopg2
-from ansible.module_utils.migration import driver, ids
-from ansible.module_utils.migration import mapping as m
-from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql.parse import parse_texts
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.plan import one_of
+from ansible.module_utils.migration.contract.parse import parse_texts
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan import mapping as m
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.model import one_of
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
 
 NAMESPACE = "a namespace of the tests, long enough"
 PLAN_TIME = "2024-01-01 00:00:00"

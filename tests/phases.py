@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ansible.module_utils.migration import ddl, driver
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql.parse import parse_contract, parse_texts
-from ansible.module_utils.migration.ddl_index import plan_index
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.contract.parse import parse_contract, parse_texts
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.schema import ddl
+from ansible.module_utils.migration.schema.indexes import plan_index
+from ansible.module_utils.migration.schema.tables import plan_schema
 
 FILES = Path(__file__).resolve().parents[1] / "roles" / "schema" / "files"
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from ansible.module_utils.migration import driver
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.sessions import signing
+from ansible.module_utils.migration.sessions.cache_layout import Layout
 from ansible.module_utils.migration.sessions.carry import Result, Rules, carry, remove
-from ansible.module_utils.migration.sessions.layout import Layout
 from ansible.module_utils.migration.sessions.ledger import Ledger
-from ansible.module_utils.migration.sessions.rows import service_rows
+from ansible.module_utils.migration.sessions.service_table import service_rows
 from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 from ansible.module_utils.migration.sessions.users import User
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ..migration import driver
 from ..migration.errors import MigrationError
+from ..migration.postgres import driver
+from ..migration.postgres.quote import ident, literal
 from ..migration.progress import Progress
-from ..migration.quote import ident, literal
 from . import layout, postgres, process, valkey
 from .layout import MONOLITH, SESSIONS, SITES, Database, Role, Site, State
 from .postgres import PostgresServer

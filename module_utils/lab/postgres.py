@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..migration.driver import Endpoint
 from ..migration.errors import MigrationError
+from ..migration.postgres.driver import Endpoint
 from . import process
 
 SUPERUSER = "postgres"

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from . import driver, ids
-from .driver import ENDPOINT_SPEC, Endpoint
 from .errors import MigrationError
-from .plan import Plan
+from .plan import ids
+from .plan.model import Plan
+from .postgres import driver
+from .postgres.driver import ENDPOINT_SPEC, Endpoint
 
 CONTEXT_SPEC: dict[str, Any] = {
     "plan": {"type": "dict", "required": True},

@@ -17,18 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg2.extensions
-from ansible.module_utils.migration import build, ids, ledger
-from ansible.module_utils.migration.chunks import units
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.driver import (
-    PINNED,
-    Endpoint,
-    connect,
-    rows,
-    scalar,
-)
-from ansible.module_utils.migration.plan import Target
-from ansible.module_utils.migration.quote import ident
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.model import Target
+from ansible.module_utils.migration.postgres.driver import PINNED, Endpoint, connect, rows, scalar
+from ansible.module_utils.migration.postgres.quote import ident
+from ansible.module_utils.migration.schema import build
+from ansible.module_utils.migration.state import ledger
+from ansible.module_utils.migration.transfer.chunks import units
 
 from tests.bench.meter import Peak
 from tests.bench.world import (

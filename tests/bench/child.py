@@ -19,13 +19,15 @@ from tests.bench.world import PLAN_TIME
 
 import ansible.module_utils.basic  # noqa: F401  isort: skip  (every module has it in memory)
 from ansible.module_utils.lab.postgres import binaries
-from ansible.module_utils.migration import build, transfer, verify
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
+from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.reconcile import reconcile
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.repair.reconcile import reconcile
+from ansible.module_utils.migration.schema import build
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as verify
 
 UNLIMITED = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
 

@@ -26,15 +26,16 @@ from tests.bench.meter import Peak
 from tests.bench.world import NAMESPACE, PLAN_TIME, World, empty_targets, world  # makes the modules importable
 
 # isort: split
-from ansible.module_utils.migration import driver, transfer
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.reconcile import reconcile
+from ansible.module_utils.migration.repair.reconcile import reconcile
+from ansible.module_utils.migration.sessions.cache_layout import Layout
 from ansible.module_utils.migration.sessions.carry import Rules, carry
-from ansible.module_utils.migration.sessions.layout import Layout
 from ansible.module_utils.migration.sessions.ledger import Ledger
 from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 from ansible.module_utils.migration.sessions.users import MigratedUsers
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import run as transfer
 
 BATCH = 2000
 REPEATS = int(os.environ.get("BENCH_REPEATS", "3"))

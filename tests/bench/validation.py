@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible.module_utils.migration.driver import Connection, connect, rows
-from ansible.module_utils.migration.plan import Part, Target
-from ansible.module_utils.migration.quote import ident
-from ansible.module_utils.migration.scan import SETTINGS
+from ansible.module_utils.migration.plan.model import Part, Target
+from ansible.module_utils.migration.postgres.driver import Connection, connect, rows
+from ansible.module_utils.migration.postgres.quote import ident
+from ansible.module_utils.migration.validate.readers import SETTINGS
 
 from tests.bench.cases import Result, phase
 from tests.bench.world import PLAN_TIME, World, statement

@@ -17,8 +17,8 @@ import sys
 import time
 from typing import Any
 
-from ansible.module_utils.migration import control
-from ansible.module_utils.migration.control import Record
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.state.control import Record
 
 from tests.bench.world import PROJECT, World, world
 

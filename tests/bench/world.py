@@ -14,11 +14,12 @@ from pathlib import Path
 
 import yaml
 from ansible.module_utils.lab import lab, layout
-from ansible.module_utils.migration import ddl, driver
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.schema import ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
 
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, read_plan
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, ids, verify
-from ansible.module_utils.migration.compiler import compile_plan
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.mapping import read_mappings
+from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.validate import authorization
+from ansible.module_utils.migration.validate import run as validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -74,12 +76,12 @@ def mapped(world: w.World, folder: Path, change: Callable[[Path], None]) -> w.Wo
     return w.World(dataclasses.replace(world.context, plan=plan), plan, world.source, world.targets)
 
 
-def carried(world: w.World, *names: str) -> authorisation.Equivalence:
+def carried(world: w.World, *names: str) -> authorization.Equivalence:
     """Carry these targets by the world's own mappings, see that the rows agree, and return how the rights do."""
     for name in names:
         w.carry_anew(world, name)
-    assert verify.compare(world.context, w.PLAN_TIME, tables=names, options=QUICK).differences == 0
-    return authorisation.compare(world.context, w.PLAN_TIME)
+    assert validate.compare(world.context, w.PLAN_TIME, tables=names, options=QUICK).differences == 0
+    return authorization.compare(world.context, w.PLAN_TIME)
 
 
 def test_a_mapping_that_agrees_with_itself_is_caught_by_the_rights(world: w.World, tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_a_mapping_that_agrees_with_itself_is_caught_by_the_rights(world: w.Worl
         caught[wrong] = {what for _, what in carried(mapped(world, tmp_path / str(number), change), target).findings}
         w.carry_anew(world, target)
     assert caught == {wrong: {right} for wrong, (_, _, _, right) in WRONG.items()}
-    assert authorisation.compare(world.context, w.PLAN_TIME).passed
+    assert authorization.compare(world.context, w.PLAN_TIME).passed
 
 
 def test_a_kind_of_role_that_is_left_out_is_caught(world: w.World) -> None:
@@ -115,13 +117,13 @@ def test_rights_that_change_hands_are_caught_and_both_users_named(world: w.World
         f" WHERE (u.id, o.id) IN (('{users[0]}', '{users[1]}'), ('{users[1]}', '{users[0]}'))"
     )
     run(service, exchange)
-    assert dict(authorisation.compare(world.context, w.PLAN_TIME).findings) == dict.fromkeys(users, "credentials")
+    assert dict(authorization.compare(world.context, w.PLAN_TIME).findings) == dict.fromkeys(users, "credentials")
     run(service, exchange)
-    assert authorisation.compare(world.context, w.PLAN_TIME).passed
+    assert authorization.compare(world.context, w.PLAN_TIME).passed
     holder = ask(service, "SELECT min(user_id::text) FROM auth_service.user_permissions")
     other = ask(service, "SELECT id FROM auth_service.users WHERE id NOT IN (SELECT user_id FROM auth_service.user_permissions) ORDER BY id LIMIT 1")
     run(service, f"UPDATE auth_service.user_permissions SET user_id = '{other}' WHERE user_id = '{holder}'")
-    assert dict(authorisation.compare(world.context, w.PLAN_TIME).findings) == {holder: "permissions", other: "permissions"}
+    assert dict(authorization.compare(world.context, w.PLAN_TIME).findings) == {holder: "permissions", other: "permissions"}
 
 
 def test_a_quarantined_user_is_set_aside_on_both_sides_and_no_other(world: w.World) -> None:
@@ -130,14 +132,14 @@ def test_a_quarantined_user_is_set_aside_on_both_sides_and_no_other(world: w.Wor
     id_, other_id = (ask(service, f"SELECT id FROM migration.id_map WHERE entity = 'users' AND source_key = '{one}'") for one in (key, other))
     run(service, f"INSERT INTO migration.rejects (target, part, source_key, rule, reason) VALUES ('auth_service.users', '', '{key}', 'blank', 'x')")
     run(service, f"UPDATE auth_service.users SET is_active = NOT is_active WHERE id IN ('{id_}', '{other_id}')")
-    found = authorisation.compare(world.context, w.PLAN_TIME)
+    found = authorization.compare(world.context, w.PLAN_TIME)
     assert dict(found.findings) == {other_id: "credentials"}
     assert found.users == int(ask(world.source, "SELECT count(*) FROM auth_user")) - 1
 
 
 def test_no_name_or_password_is_in_what_is_told(world: w.World) -> None:
     run(world.targets["auth_service"], "UPDATE auth_service.users SET username = 'hidden', password_hash = 'hidden' WHERE username = 'ada'")
-    found = authorisation.compare(world.context, w.PLAN_TIME)
+    found = authorization.compare(world.context, w.PLAN_TIME)
     assert found.differing == 1
     assert "hidden" not in json.dumps(found.to_dict()) + "".join(found.lines)
 
@@ -149,12 +151,12 @@ def test_after_the_cutover_rights_that_a_service_gave_are_its_own_and_those_it_t
     held = f"INSERT INTO auth_service.user_permissions (user_id, permission_id) SELECT '{one}', id FROM auth_service.permissions ORDER BY id DESC LIMIT 1"
     run(auth, new, held)
     run(user, f"INSERT INTO user_service.roles (user_id, role_type) VALUES ('{one}', 'own')")
-    assert authorisation.compare(world.context, w.PLAN_TIME).differing == 2
-    found = authorisation.compare(world.context, w.PLAN_TIME, after_cutover=True)
+    assert authorization.compare(world.context, w.PLAN_TIME).differing == 2
+    found = authorization.compare(world.context, w.PLAN_TIME, after_cutover=True)
     assert found.passed, found.lines
     run(
         auth,
         f"UPDATE auth_service.users SET is_active = NOT is_active WHERE id = '{one}'",
         f"DELETE FROM auth_service.user_permissions WHERE user_id = '{one}'",
     )
-    assert dict(authorisation.compare(world.context, w.PLAN_TIME, after_cutover=True).findings) == {one: "credentials, permissions"}
+    assert dict(authorization.compare(world.context, w.PLAN_TIME, after_cutover=True).findings) == {one: "credentials, permissions"}

@@ -10,24 +10,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from ansible.module_utils.migration import balance as balance_module
-from ansible.module_utils.migration import chunks, ddl, driver, reconcile, transfer, verify
+from ansible.module_utils.migration.checks import reconciliation as balance_module
+from ansible.module_utils.migration.checks import source_catalog
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.plan import Touch
-from ansible.module_utils.migration.preflight import source_catalog
+from ansible.module_utils.migration.plan.model import Touch
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.repair import reconcile
+from ansible.module_utils.migration.schema import ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import chunks
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
 
 FREE = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
 OPTIONS = transfer.Options("runner1", chunk_rows=40, limits=FREE)
-ACCOUNTED = verify.Options(accounts=True)
+ACCOUNTED = validate.Options(accounts=True)
 
 
 @pytest.fixture
@@ -54,7 +59,7 @@ def test_the_ledgers_and_the_validation_have_what_the_source_has(world: Context)
     users = next(item for item in done.accounts if item.table == "auth_user")
     assert (users.rows, users.carried, users.balanced) == (151, 151, True)
     assert done.verdict.startswith(f"every source row is accounted for: {sum(item.rows for item in done.accounts)} = ")
-    found = verify.compare(world, PLAN_TIME, options=ACCOUNTED)
+    found = validate.compare(world, PLAN_TIME, options=ACCOUNTED)
     assert found.passed
     assert found.balance == done
     assert run(world).balance is None  # nothing was carried
@@ -72,14 +77,14 @@ def test_a_chunk_that_was_never_cut_fails_the_transfer_and_the_next_run_carries_
             run(world)
     again = run(world)
     assert again.reconciled > 0
-    assert verify.compare(world, PLAN_TIME, options=ACCOUNTED).passed
+    assert validate.compare(world, PLAN_TIME, options=ACCOUNTED).passed
 
 
 def test_a_part_of_the_source_that_a_validation_did_not_read_is_seen(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     run(world)
-    whole = verify.Scanner.scans
-    monkeypatch.setattr(verify.Scanner, "scans", lambda self, told: (replace(scan, source_rows=scan.source_rows - 1) for scan in whole(self, told)))
-    balance = verify.compare(world, PLAN_TIME, options=ACCOUNTED).balance
+    whole = validate.Scanner.scans
+    monkeypatch.setattr(validate.Scanner, "scans", lambda self, told: (replace(scan, source_rows=scan.source_rows - 1) for scan in whole(self, told)))
+    balance = validate.compare(world, PLAN_TIME, options=ACCOUNTED).balance
     assert balance is not None
     assert not balance.passed
     assert {gap.target for gap in balance.gaps} == {target.name for target in world.plan.targets}
@@ -97,7 +102,7 @@ def test_a_query_whose_refresh_is_wrong_agrees_with_itself_but_not_with_the_acco
     broken = replace(world, plan=replace(world.plan, targets=tuple(targets)))
     with pytest.raises(MigrationError, match=r"user_service\.profiles: the source has \d+ rows for it .* were carried"):
         transfer.run(broken, PLAN_TIME, "run", replace(OPTIONS, chunk_rows=5), Progress(None), reconcile.reconcile)
-    balance = verify.compare(broken, PLAN_TIME, options=replace(ACCOUNTED, piece_rows=40)).balance
+    balance = validate.compare(broken, PLAN_TIME, options=replace(ACCOUNTED, piece_rows=40)).balance
     assert balance is not None
     assert [gap.target for gap in balance.gaps] == ["user_service.profiles"]
 
@@ -168,7 +173,7 @@ def test_a_second_runner_waits_for_the_one_that_counts_and_finds_all_closed(worl
     assert len(calls) == 1
     assert [bool(item.balance) for item in done].count(True) == 1
     assert sum(item.reconciled for item in done) == 0
-    assert verify.compare(world, PLAN_TIME, options=ACCOUNTED).passed
+    assert validate.compare(world, PLAN_TIME, options=ACCOUNTED).passed
 
 
 def test_a_runner_that_looked_just_before_all_was_closed_counts_nothing(world: Context, monkeypatch: pytest.MonkeyPatch) -> None:

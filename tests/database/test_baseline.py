@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import baseline
-from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.validate import latency
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -38,7 +38,7 @@ def program(folder: Path, text: str, mode: int = 0o755) -> str:
 
 def test_a_missing_pgbench_is_one_clear_line(world: w.World, tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match=r"pgbench is missing on this runner; set pg_bin_dir"):
-        baseline.measure(world.context, str(tmp_path), seconds=1)
+        latency.measure(world.context, str(tmp_path), seconds=1)
 
 
 def test_a_service_that_lost_an_index_fails_and_the_question_is_named(world: w.World, postgres: PostgresServer) -> None:
@@ -51,19 +51,19 @@ def test_a_service_that_lost_an_index_fails_and_the_question_is_named(world: w.W
         "ANALYZE auth_service.users",
     )
     run(world.source, "CREATE INDEX ON auth_user (email)")
-    found = baseline.measure(world.context, str(postgres.bin_dir), seconds=1, most=3.0)
+    found = latency.measure(world.context, str(postgres.bin_dir), seconds=1, most=3.0)
     assert "log in by email" in [timing.question for timing in found.slower]
     assert not found.passed
     assert any(line.startswith("log in by email: ") and line.endswith(" ms now") for line in found.lines)
     told = json.loads(json.dumps(found.to_dict()))
     assert [(item["question"], item["monolith_ms"] > 0, item["service_ms"] > 0) for item in told["timings"]] == [
-        (question, True, True) for question in baseline.QUESTIONS
+        (question, True, True) for question in latency.QUESTIONS
     ]
 
 
 def test_no_users_are_no_passed_baseline(world: w.World, postgres: PostgresServer) -> None:
     run(world.targets["auth_service"], "TRUNCATE auth_service.users CASCADE")
-    found = baseline.measure(world.context, str(postgres.bin_dir), seconds=1)
+    found = latency.measure(world.context, str(postgres.bin_dir), seconds=1)
     assert not found.passed
     assert found.verdict == "performance not compared: there are no users"
     assert found.lines == (found.verdict,)
@@ -79,15 +79,15 @@ def test_no_users_are_no_passed_baseline(world: w.World, postgres: PostgresServe
 )
 def test_a_pgbench_that_does_not_work_is_one_clear_line(world: w.World, tmp_path: Path, text: str, mode: int, fault: str) -> None:
     with pytest.raises(MigrationError) as refused:
-        baseline.measure(world.context, program(tmp_path, text, mode), seconds=1)
+        latency.measure(world.context, program(tmp_path, text, mode), seconds=1)
     assert fault in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_a_role_that_may_not_read_is_told_by_the_server_that_refuses(world: w.World, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        baseline, "QUESTIONS", {"odd": ("SELECT 1 FROM {s}.auth_user WHERE id = {one};", "auth_service", "SELECT 1 / 0 FROM {users} WHERE id = {one};")}
+        latency, "QUESTIONS", {"odd": ("SELECT 1 FROM {s}.auth_user WHERE id = {one};", "auth_service", "SELECT 1 / 0 FROM {users} WHERE id = {one};")}
     )
     with pytest.raises(MigrationError, match=r"master_120_auth_service.*pgbench ended with 2") as refused:
-        baseline.measure(world.context, str(postgres.bin_dir), seconds=1)
+        latency.measure(world.context, str(postgres.bin_dir), seconds=1)
     assert "\n" not in str(refused.value)

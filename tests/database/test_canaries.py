@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import canary
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.validate import test_logins
 
 pytest.importorskip("django")
 
@@ -55,15 +55,15 @@ def give(world: w.World, hashes: dict[str, str]) -> None:
 
 
 def test_each_hasher_of_django_lets_the_right_password_in_and_no_other(world: w.World) -> None:
-    canary.check(world.context, [("nobody", "x")])  # configures Django
+    test_logins.check(world.context, [("nobody", "x")])  # configures Django
     from django.contrib.auth.hashers import make_password
 
     give(world, {name: make_password(PASSWORD, hasher=name) for name in HASHERS} | {"inactive": make_password(PASSWORD, hasher="md5")})
-    found = canary.check(world.context, [(name, PASSWORD) for name in HASHERS])
+    found = test_logins.check(world.context, [(name, PASSWORD) for name in HASHERS])
     assert found.passed, found.lines
     assert found.verdict == "7 of 7 canary accounts can log in; Django knows the format of every password hash"
     assert set(dict(found.formats)) == set(HASHERS)
-    wrong = canary.check(world.context, [(name, "Wrong-" + PASSWORD) for name in HASHERS] + [("inactive", PASSWORD), ("no such", PASSWORD)])
+    wrong = test_logins.check(world.context, [(name, "Wrong-" + PASSWORD) for name in HASHERS] + [("inactive", PASSWORD), ("no such", PASSWORD)])
     assert [why for _, why in wrong.failed] == ["the password does not match"] * 7 + ["the user is not active", "no such user in the target"]
     assert [place for place, _ in wrong.failed] == list(range(1, 10))
     assert not wrong.passed
@@ -72,8 +72,8 @@ def test_each_hasher_of_django_lets_the_right_password_in_and_no_other(world: w.
 
 
 def test_what_is_no_hash_of_django_is_told_with_its_count_and_shows_nothing(world: w.World) -> None:
-    give(world, {name: encoded for name, (encoded, _) in OTHERS.items()} | {f"many {n}": f"acme_sha$s{n}$0123456789" for n in range(canary.SHARED)})
-    found = canary.check(world.context, [(name, "x") for name in OTHERS])
+    give(world, {name: encoded for name, (encoded, _) in OTHERS.items()} | {f"many {n}": f"acme_sha$s{n}$0123456789" for n in range(test_logins.SHARED)})
+    found = test_logins.check(world.context, [(name, "x") for name in OTHERS])
     assert len(found.failed) == len(OTHERS)
     for (_, why), (name, (_, wanted)) in zip(found.failed, OTHERS.items(), strict=True):
         assert why.startswith(("the user has " + wanted, wanted)), name

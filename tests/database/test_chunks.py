@@ -9,10 +9,11 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from ansible.module_utils.migration import chunks, driver
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.plan import between
+from ansible.module_utils.migration.plan.model import between
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.transfer import chunks
 
 from tests.conftest import execute
 from tests.database.test_transfer import NAMESPACE, PLAN_TIME

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import pglast
 import pytest
-from ansible.module_utils.migration import build, ddl, driver
-from ansible.module_utils.migration.ddl_epilogue import plan_epilogue
-from ansible.module_utils.migration.ddl_index import plan_index
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.epilogue import plan_epilogue
+from ansible.module_utils.migration.schema.indexes import plan_index
+from ansible.module_utils.migration.schema.tables import plan_schema
 
 from tests.phases import EXPECTED_INDEXES, FILES, parsed, planned, run, schema, service
 

@@ -10,9 +10,10 @@ import multiprocessing
 import time
 
 import pytest
-from ansible.module_utils.migration import build, ddl, driver
-from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.schema import build, ddl
 
 from tests.phases import EXPECTED_INDEXES, parsed, planned, run, schema, service
 

@@ -9,10 +9,11 @@ import contextlib
 from collections.abc import Callable
 
 import pytest
-from ansible.module_utils.migration import build, ddl, driver
-from ansible.module_utils.migration.ddl_index import plan_index
-from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.indexes import plan_index
 
 from tests.phases import parsed, planned, run, schema, service
 

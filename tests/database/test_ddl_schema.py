@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import catalog, ddl, driver
-from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.schema import catalog, ddl
 
 from tests.phases import parsed, run, schema, service
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from ansible.module_utils.migration import digest as d
-from ansible.module_utils.migration.driver import Connection, Endpoint, connect, rows
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.plan import Cell, Part, Target
+from ansible.module_utils.migration.plan.model import Cell, Part, Target
+from ansible.module_utils.migration.postgres.driver import Connection, Endpoint, connect, rows
+from ansible.module_utils.migration.validate import digest as d
 
 METHODS = (d.Digest(d.RECORD), d.Digest(d.RECORD, bare=True), d.Digest(d.SHA256), d.Digest(d.SHA256, as_text=("timestamp without time zone", "integer")))
 

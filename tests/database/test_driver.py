@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import driver
-from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.quote import ident
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.postgres.quote import ident
 
 from tests.conftest import execute
 from tests.servers.cells import TWISTED

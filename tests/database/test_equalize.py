@@ -9,11 +9,15 @@ from collections.abc import Callable
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import build, driver, equalize, reconcile, verify
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.repair import reconcile
+from ansible.module_utils.migration.schema import build
+from ansible.module_utils.migration.upsert import upsert
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.database.test_transfer import PLAN_TIME, killed_on_the_way, on, run, world
 from tests.mutation.world import cloned_world
@@ -36,7 +40,7 @@ CHILDREN = "auth_service.user_permissions"
 @pytest.fixture
 def carried(postgres: PostgresServer, databases: Callable[..., Endpoint], monkeypatch: pytest.MonkeyPatch) -> Context:
     """Both services with all their keys and rows; keys are read again in several batches."""
-    monkeypatch.setattr(equalize, "BATCH", FEW)
+    monkeypatch.setattr(upsert, "BATCH", FEW)
     return cloned_world(postgres, databases).context
 
 
@@ -60,7 +64,7 @@ def test_unique_values_that_are_exchanged_between_batches_are_settled(carried: C
     children = ask(carried.targets["auth_service"], f"SELECT count(*) FROM {CHILDREN}")
     on(carried.source, *EXCHANGE)
     assert reconcile.reconcile(carried, PLAN_TIME) > 2 * FEW
-    assert verify.compare(carried, PLAN_TIME).differences == 0
+    assert validate.compare(carried, PLAN_TIME).differences == 0
     assert ask(carried.targets["auth_service"], f"SELECT count(*) FROM {CHILDREN}") == children
     assert reconcile.reconcile(carried, PLAN_TIME) == 0
 
@@ -82,7 +86,7 @@ def test_a_new_row_takes_the_value_of_one_that_goes_while_its_children_move(carr
         " UPDATE auth_user_user_permissions SET user_id = 2000000000 WHERE user_id NOT IN (SELECT id FROM auth_user)",
     )
     assert reconcile.reconcile(carried, PLAN_TIME) > 0
-    found = verify.compare(carried, PLAN_TIME)
+    found = validate.compare(carried, PLAN_TIME)
     assert found.passed, found.verdict
 
 
@@ -91,7 +95,7 @@ def test_many_rows_that_go_are_looked_for_by_lent_indexes_that_are_gone_afterwar
     carried: Context, monkeypatch: pytest.MonkeyPatch, deferred: str
 ) -> None:
     service = carried.targets["auth_service"]
-    monkeypatch.setattr(equalize, "MANY", 2)
+    monkeypatch.setattr(upsert, "MANY", 2)
     on(
         service,
         f"ALTER TABLE {CHILDREN} DROP CONSTRAINT user_permissions_user_id_fkey",
@@ -112,7 +116,7 @@ def test_many_rows_that_go_are_looked_for_by_lent_indexes_that_are_gone_afterwar
         + " UPDATE users_role SET granted_by = NULL WHERE granted_by IN (SELECT id FROM gone); DELETE FROM auth_user WHERE id IN (SELECT id FROM gone)",
     )
     assert reconcile.reconcile(carried, PLAN_TIME) > 10
-    found = verify.compare(carried, PLAN_TIME)
+    found = validate.compare(carried, PLAN_TIME)
     assert found.passed, found.verdict
     assert ask(service, "SELECT count(*) FROM public.indexes_made WHERE name LIKE 'auth_service.migration_lent_%'") != 0
     assert ask(service, indexes) == before
@@ -136,7 +140,7 @@ def test_whatever_is_unique_can_be_exchanged(carried: Context) -> None:
         on(service, f"ALTER TABLE {table} ADD CONSTRAINT odd {constraint}" if "INDEX" not in constraint else constraint)
         on(carried.source, EXCHANGE_ALL)
         assert reconcile.reconcile(carried, PLAN_TIME) > FEW, constraint
-        assert verify.compare(carried, PLAN_TIME, tables=[table]).differences == 0, constraint
+        assert validate.compare(carried, PLAN_TIME, tables=[table]).differences == 0, constraint
         on(service, "DROP INDEX user_service.odd" if "INDEX" in constraint else f"ALTER TABLE {table} DROP CONSTRAINT odd")
 
     exchanged("EXCLUDE USING btree (user_id WITH =)")
@@ -166,7 +170,7 @@ def test_a_resumed_transfer_into_tables_with_keys_settles_what_was_exchanged_bet
     killed_on_the_way(world)
     on(world.source, *EXCHANGE)
     run(world)
-    assert verify.compare(world, PLAN_TIME).differences == 0
+    assert validate.compare(world, PLAN_TIME).differences == 0
 
 
 def test_one_key_is_made_equal_and_only_that(carried: Context) -> None:
@@ -175,10 +179,10 @@ def test_one_key_is_made_equal_and_only_that(carried: Context) -> None:
     source = carried.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)
     connection = carried.connect_target("auth_service", "tests")
     key = str(driver.scalar(source, "SELECT min(id) FROM auth_user"))
-    work = [equalize.Work(target, {target.parts[0].name: [key, key]})]
+    work = [upsert.Work(target, {target.parts[0].name: [key, key]})]
     with connection:
-        assert equalize.equalize(source, connection, "public", work) == equalize.Equalized(updated=1)
-        assert equalize.equalize(source, connection, "public", work) == equalize.Equalized()
+        assert upsert.equalize(source, connection, "public", work) == upsert.Equalized(updated=1)
+        assert upsert.equalize(source, connection, "public", work) == upsert.Equalized()
     source.close()
     connection.close()
     assert ask(carried.targets["auth_service"], "SELECT count(*) FROM auth_service.users WHERE email LIKE 'new-%'") == 1

@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import driver
-from ansible.module_utils.migration.driver import Endpoint
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import database, exchange, preview, rollback, take
-from ansible.module_utils.migration.snapshot.rollback import AS_SNAPSHOT, KIND
+from ansible.module_utils.migration.postgres import databases, driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.rollback import preview, rename
+from ansible.module_utils.migration.rollback import run as rollback
+from ansible.module_utils.migration.rollback.run import AS_SNAPSHOT, KIND
+from ansible.module_utils.migration.snapshot import take
 
 from tests.walk.environment import SERVICES, Walk, ask
 from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
@@ -75,7 +77,7 @@ def test_a_logical_slot_goes_with_the_migrated_state_and_is_named(migrated: Walk
         assert f"would leave the logical slots {slot}" in "\n".join(preview.preview(migrated.context, migrated.rolling()).lines)
         done = rollback.roll_back(migrated.context, migrated.rolling())
         assert f"with its logical slots {slot}: drop them there, their readers begin anew" in "\n".join(done.lines)
-        kept = database.derived(own.dbname, "migrated", done.run_id or "")
+        kept = databases.derived(own.dbname, "migrated", done.run_id or "")
         assert ask(migrated.superuser, f"SELECT database FROM pg_replication_slots WHERE slot_name = '{slot}'") == kept
     finally:
         reading.close()
@@ -96,7 +98,7 @@ def _stream(endpoint: Endpoint, slot: str, publication: str) -> Any:
 
 
 def test_rows_that_came_while_names_were_exchanged_are_told_and_kept(migrated: Walk, client: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = exchange.exchange
+    real = rename.exchange
 
     def busy(endpoint: Endpoint, *args: Any, **kwargs: Any) -> Any:
         if endpoint.name == "auth_service":
@@ -104,24 +106,24 @@ def test_rows_that_came_while_names_were_exchanged_are_told_and_kept(migrated: W
             driver.rows(inside, "INSERT INTO auth_service.users (username, email, password_hash) VALUES ('late', 'late@x.org', '')")
         return real(endpoint, *args, **kwargs)
 
-    monkeypatch.setattr(exchange, "exchange", busy)
+    monkeypatch.setattr(rename, "exchange", busy)
     done = rollback.roll_back(migrated.context, migrated.rolling())
-    kept = database.derived(migrated.service("auth_service").dbname, "migrated", done.run_id or "")
+    kept = databases.derived(migrated.service("auth_service").dbname, "migrated", done.run_id or "")
     assert f"rows were written while it was exchanged and are in {kept} only: 1 in auth_service.users" in "\n".join(done.lines)
     assert next(item.detail["rows"] for item in migrated.history(KIND) if item.outcome == "late") == {"auth_service.users": 1}
     assert ask(replace(migrated.superuser, dbname=kept), "SELECT count(*) FROM auth_service.users WHERE username = 'late'") == 1
 
 
 def test_a_service_that_is_never_left_alone_stays_as_it_was_with_the_reason(migrated: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "TRIES", 1)
-    monkeypatch.setattr(exchange, "_end_sessions", lambda *args: None)  # a superuser comes in after everything was looked at
-    real, inside = exchange._rename, []
+    monkeypatch.setattr(rename, "TRIES", 1)
+    monkeypatch.setattr(rename, "_end_sessions", lambda *args: None)  # a superuser comes in after everything was looked at
+    real, inside = rename._rename, []
 
     def late(*args: Any) -> bool:
         inside.append(driver.connect(migrated.service("auth_service"), application_name="a superuser", autocommit=True))
         return real(*args)
 
-    monkeypatch.setattr(exchange, "_rename", late)
+    monkeypatch.setattr(rename, "_rename", late)
     before = {service: migrated.content(service) for service in SERVICES}
     with pytest.raises(MigrationError, match=r"could not be exchanged: 1 sessions of a superuser are in .*; the service is as before, then run this again"):
         rollback.roll_back(migrated.context, migrated.rolling())

@@ -17,10 +17,14 @@ from pathlib import Path
 import psutil
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import driver, reconcile, snapshots, throttle, transfer, watch
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import connect
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import connect
 from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.repair import reconcile
+from ansible.module_utils.migration.state import exported_snapshot, limits
+from ansible.module_utils.migration.throttle import monitor
+from ansible.module_utils.migration.transfer import run as transfer
 
 from tests.database.test_transfer import FREE, PLAN_TIME, RUN_ID, SERVICES, expected, on, options, world
 
@@ -83,7 +87,7 @@ def long_transaction(context: Context) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK", 0.2)
+    monkeypatch.setattr(monitor, "LOOK", 0.2)
 
 
 def test_each_threshold_pauses_says_why_and_lets_go(world: Context, tmp_path: Path) -> None:
@@ -106,7 +110,7 @@ def test_each_threshold_pauses_says_why_and_lets_go(world: Context, tmp_path: Pa
 
 
 def test_a_pause_that_stood_before_it_began_holds_from_the_first_chunk_on(world: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK", 1.0)
+    monkeypatch.setattr(monitor, "LOOK", 1.0)
     transfer.prepare(world, PLAN_TIME, RUN_ID, options())
     on(world.targets["user_service"], "INSERT INTO migration.controls VALUES ('pause', 1)")
     with Running(world, tmp_path, limits=FREE) as running:
@@ -122,19 +126,19 @@ def test_a_rate_that_was_set_before_it_began_is_followed_at_once(world: Context)
     transfer.prepare(world, PLAN_TIME, RUN_ID, options())
     on(world.targets["auth_service"], "INSERT INTO migration.controls VALUES ('rows_per_second', 100)")
     shared = [0.0, 0.0, 0.0]
-    with watch.Watch(world, PLAN_TIME, SERVICES, FREE, 2, shared, lambda text: None):
+    with monitor.Watch(world, PLAN_TIME, SERVICES, FREE, 2, shared, lambda text: None):
         seen = list(shared)
     assert seen == [50.0, 0.0, 0.0]
 
 
 def test_a_busy_processor_is_named_and_an_idle_one_is_not() -> None:
-    throttle.runner_pressure(FREE)
+    limits.runner_pressure(FREE)
     end = time.monotonic() + 0.3
     while time.monotonic() < end:
         pass
     strict = dataclasses.replace(FREE, cpu_percent=0.001)
-    assert "CPU" in (throttle.runner_pressure(strict) or "")
-    assert throttle.runner_pressure(FREE) is None
+    assert "CPU" in (limits.runner_pressure(strict) or "")
+    assert limits.runner_pressure(FREE) is None
     assert psutil.cpu_percent() >= 0
 
 
@@ -149,18 +153,18 @@ def test_limits_that_change_while_it_runs_are_followed(world: Context, tmp_path:
 def test_a_replica_that_is_behind_is_named(world: Context, postgres: PostgresServer) -> None:
     connection = connect(world.source, application_name="tests", autocommit=True)
     try:
-        assert throttle.database_pressure(connection, "monolith", FREE) is None  # there is no replica
+        assert limits.database_pressure(connection, "monolith", FREE) is None  # there is no replica
         # What a lagging replica looks like to this query: a view of the same name that comes first.
         driver.rows(connection, "CREATE TEMPORARY VIEW pg_stat_replication AS SELECT interval '75 s' AS replay_lag")
         driver.rows(connection, "SET search_path = pg_temp, pg_catalog")
-        assert throttle.database_pressure(connection, "monolith", FREE) == "a replica of monolith is 75 s behind (limit 60 s)"
+        assert limits.database_pressure(connection, "monolith", FREE) == "a replica of monolith is 75 s behind (limit 60 s)"
     finally:
         connection.close()
 
 
 def test_a_snapshot_is_as_old_as_its_export_and_one_new_one_is_shared(world: Context, tmp_path: Path) -> None:
     transfer.prepare(world, PLAN_TIME, RUN_ID, options())
-    with snapshots.Snapshots(world, "runner1", PLAN_TIME) as first, snapshots.Snapshots(world, "runner2", PLAN_TIME) as second:
+    with exported_snapshot.Snapshots(world, "runner1", PLAN_TIME) as first, exported_snapshot.Snapshots(world, "runner2", PLAN_TIME) as second:
         one = first.join_or_export()
         on(world.targets["auth_service"], "UPDATE migration.epochs SET exported_at = exported_at - interval '1 hour'")
         assert second.join_or_export() == one

@@ -11,9 +11,10 @@ import re
 import uuid
 from pathlib import Path
 
-from ansible.module_utils.migration import driver, ids
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.quote import literal
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.postgres.quote import literal
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ids.md").read_text(encoding="utf-8")
 NAMESPACE = re.search(r"Namespace: `(.+?)`", DOCUMENT).group(1)

@@ -22,13 +22,14 @@ import pytest
 from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, verify
-from ansible.module_utils.migration import pieces as scanned
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.quote import ident
-from ansible.module_utils.migration.scan import APPLICATION_NAME
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.quote import ident
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.validate import run as verify
+from ansible.module_utils.migration.validate import slices as scanned
+from ansible.module_utils.migration.validate.readers import APPLICATION_NAME
 from ansible.modules import pg_validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))

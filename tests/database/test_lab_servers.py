@@ -18,8 +18,8 @@ import redis
 from ansible.module_utils.lab import postgres as pg
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab import valkey as vk
-from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows, scalar
 
 
 def ask(endpoint: Endpoint, statement: str) -> object:

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, opening, verify
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.validate import drilldown
+from ansible.module_utils.migration.validate import run as validate
 from ansible.modules import pg_validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -26,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.database.test_verify import ask, lines, run
 from tests.mutation import world as w
 
-LIVE = verify.Options(settle_attempts=3, settle_seconds=0.05)
+LIVE = validate.Options(settle_attempts=3, settle_seconds=0.05)
 # One statement, one transaction; what is changed is changed back by the next. {n} goes through the users.
 ONE, OTHER = "(SELECT id FROM auth_user ORDER BY id OFFSET {n} LIMIT 1)", "(SELECT id FROM auth_user ORDER BY id OFFSET {m} LIMIT 1)"
 FLIP = f"UPDATE auth_user SET is_active = NOT is_active WHERE id = {ONE}"
@@ -83,7 +85,7 @@ def busy(world: w.World) -> Iterator[list[int]]:
 
 def test_a_writer_that_never_stops_makes_no_difference_and_hides_none(world: w.World, busy: list[int]) -> None:
     before = len(busy)
-    found = verify.compare(world.context, w.PLAN_TIME, options=LIVE)
+    found = validate.compare(world.context, w.PLAN_TIME, options=LIVE)
     assert found.passed, lines(found)
     assert len(busy) > before + 10
     assert found.consistency.startswith(("judged at one consistent point of each database", "differences were read again until none was left"))
@@ -92,7 +94,7 @@ def test_a_writer_that_never_stops_makes_no_difference_and_hides_none(world: w.W
     gone = ask(world.targets["auth_service"], "SELECT id FROM auth_service.user_permissions ORDER BY id LIMIT 1")
     run(world.targets["user_service"], f"UPDATE user_service.student_profiles SET program = program || 'x' WHERE id = '{changed}'")
     run(world.targets["auth_service"], f"DELETE FROM auth_service.user_permissions WHERE id = '{gone}'")
-    found = verify.compare(world.context, w.PLAN_TIME, options=LIVE)
+    found = validate.compare(world.context, w.PLAN_TIME, options=LIVE)
     assert {(finding.kind, finding.id) for finding in found.findings} == {("different", changed), ("missing", gone)}
     assert "persisted (3 attempts): the databases are written to" in found.consistency
 
@@ -119,6 +121,6 @@ def test_a_row_that_differs_and_is_then_deleted_from_the_monolith_stays_a_differ
     def touch(what: str, done: int, total: int) -> None:
         run(world.source, "UPDATE institutions SET name = name")
 
-    monkeypatch.setattr(opening.time, "sleep", meanwhile)
-    found = verify.compare(world.context, w.PLAN_TIME, options=LIVE, progress=touch)
+    monkeypatch.setattr(drilldown.time, "sleep", meanwhile)
+    found = validate.compare(world.context, w.PLAN_TIME, options=LIVE, progress=touch)
     assert [finding.target for finding in found.findings] == ["user_service.profiles"], found.consistency

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration.driver import Endpoint, connect, rows
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows
 from edulink.accounts import ACCOUNTS, BY_NAME
 
 MONOLITH = Path(__file__).resolve().parents[1] / "monolith"

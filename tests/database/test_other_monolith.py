@@ -14,21 +14,26 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import build, ddl, driver, ids, reconcile, repair, transfer, verify
-from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql.parse import parse_texts
-from ansible.module_utils.migration.ddl_epilogue import plan_epilogue
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.contract.parse import parse_texts
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.preflight.run import Options, Report
 from ansible.module_utils.migration.preflight.run import run as run_preflight
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.repair import reconcile, repair
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.epilogue import plan_epilogue
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.conftest import execute
 
@@ -145,18 +150,18 @@ def test_another_monolith_needs_other_data_and_no_other_code(shop: Context) -> N
     assert carry(shop).changed is False
     assert index(shop) == 16
     assert index(shop) == 0
-    found = verify.compare(shop, PLAN_TIME)
+    found = validate.compare(shop, PLAN_TIME)
     assert found.passed, [finding.line for finding in found.findings]
     assert {name: result.target_rows for name, result in found.tables.items() if result.target_rows == 0} == {"catalog.nothings": 0, "catalog.zeros": 0}
     assert_equal_by_hand(shop)
     assert [item.target or item.place for item in look(shop).findings if item.rule == "trigger"] == ["sales.orders"]
     for service, statements in DAMAGE.items():
         execute(shop.targets[service], *statements)
-    found = verify.compare(shop, PLAN_TIME, options=verify.Options(settle_attempts=0))
+    found = validate.compare(shop, PLAN_TIME, options=validate.Options(settle_attempts=0))
     assert found.differences == 6, [finding.line for finding in found.findings]
     planned = repair.plan_repair(found.to_dict(), after_cutover=False)
     assert repair.apply_repair(shop, PLAN_TIME, planned).rows == 6
-    assert verify.compare(shop, PLAN_TIME).passed
+    assert validate.compare(shop, PLAN_TIME).passed
     assert_equal_by_hand(shop)
 
 
@@ -209,7 +214,7 @@ def test_what_only_equals_a_key_refers_to_nobody(shop: Context, tmp_path: Path, 
     execute(shop.source, statement)
     make_tables(seen)
     carry(seen)
-    found = verify.compare(seen, PLAN_TIME)
+    found = validate.compare(seen, PLAN_TIME)
     assert {(item.target, item.column, item.dangling) for item in found.references if item.dangling} == {("catalog.band_uses", "band_id", 2)}
 
 

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import control, driver, ids
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.contract.parse import parse_contract
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.state import control
 from ansible.modules import pg_index, pg_schema
 
 FILES = Path(__file__).resolve().parents[2] / "roles" / "schema" / "files"

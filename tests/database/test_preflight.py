@@ -13,21 +13,26 @@ from shutil import copytree
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import build, ddl, ids, transfer, verify
-from ansible.module_utils.migration import mapping as m
-from ansible.module_utils.migration.compiler import compile_plan
+from ansible.module_utils.migration.checks import quarantine, source_catalog
+from ansible.module_utils.migration.checks.findings import Finding
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.ddl_schema import SHOWN, plan_schema
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.plan import Policy
-from ansible.module_utils.migration.preflight import rejects, release, scan, source_catalog
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan import mapping as m
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.model import Policy
+from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight
-from ansible.module_utils.migration.preflight.findings import Finding
-from ansible.module_utils.migration.preflight.pace import unhurried
+from ansible.module_utils.migration.preflight import scan
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.repair import release
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.tables import SHOWN, plan_schema
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.throttle.pacer import unhurried
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, PROJECT, SERVICES, fill, make_world, read_plan
@@ -117,7 +122,7 @@ def test_quarantine_takes_the_row_and_all_that_depends_on_it(context: Context, o
     context = quarantining(context)
     report = preflight.run(context, options, None)
     assert [item for item in report.findings if item.level == "stop"] == []
-    kept = rejects.compute(context, plan_time=PLAN_TIME)
+    kept = quarantine.compute(context, plan_time=PLAN_TIME)
     by_target: dict[str, dict[str, str]] = {}
     for item in kept:
         by_target.setdefault(item.target, {})[item.source_key] = item.rule
@@ -166,18 +171,18 @@ def test_quarantine_is_carried_to_a_validated_end_and_a_corrected_row_comes_in_l
     transfer.run(context, PLAN_TIME, "run", transfer.Options(runner="runner1", limits=free), Progress(None), lambda _context, _time: 0)
     for name, data in context.plan.contracts:
         build.build(context.targets[name], Contract.from_dict(data))
-    outcome = verify.compare(context, PLAN_TIME)
+    outcome = validate.compare(context, PLAN_TIME)
     assert outcome.differences == 0
-    assert sum(table.rejected for table in outcome.tables.values()) == len(rejects.compute(context, plan_time=PLAN_TIME))
-    before = len(rejects.compute(context, plan_time=PLAN_TIME))
+    assert sum(table.rejected for table in outcome.tables.values()) == len(quarantine.compute(context, plan_time=PLAN_TIME))
+    before = len(quarantine.compute(context, plan_time=PLAN_TIME))
 
     assert release.plan_release(context, PLAN_TIME).rows == ()
     execute(context.source, "UPDATE auth_user SET email = 'no longer blank' WHERE id = 9001", "UPDATE auth_permission SET name = 'short' WHERE id = 9001")
     planned = release.plan_release(context, PLAN_TIME)
     assert planned.by_table["auth_service.users"] == planned.by_table["auth_service.permissions"] == 1
-    assert verify.compare(context, PLAN_TIME).differences == 0  # planning wrote nothing
+    assert validate.compare(context, PLAN_TIME).differences == 0  # planning wrote nothing
     release.apply_release(context, PLAN_TIME, planned)
-    outcome = verify.compare(context, PLAN_TIME)
+    outcome = validate.compare(context, PLAN_TIME)
     assert outcome.differences == 0
     assert sum(table.rejected for table in outcome.tables.values()) == before - len(planned.rows)
     assert release.plan_release(context, PLAN_TIME).rows == ()

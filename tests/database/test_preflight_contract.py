@@ -10,20 +10,25 @@ from contextlib import closing
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import build, ddl, driver, ids, ledger, transfer
-from ansible.module_utils.migration import mapping as m
-from ansible.module_utils.migration.compiler import compile_plan
+from ansible.module_utils.migration.checks import foreign_key_checks, quarantine, source_catalog
+from ansible.module_utils.migration.checks.findings import Finding
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql.parse import parse_texts
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.contract.parse import parse_texts
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.preflight import collated, collisions, coverage, drift, hanging, privileges, rejects, scan, source_catalog
-from ansible.module_utils.migration.preflight.findings import Finding
-from ansible.module_utils.migration.preflight.pace import unhurried
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan import mapping as m
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.postgres.quote import ident
+from ansible.module_utils.migration.preflight import collations, collisions, coverage, drift, privileges, scan
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.quote import ident
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.state import ledger
+from ansible.module_utils.migration.throttle.pacer import unhurried
+from ansible.module_utils.migration.transfer import run as transfer
 
 from tests.conftest import execute
 from tests.one_table import NAMESPACE, PLAN_TIME, load, one_table
@@ -76,9 +81,9 @@ def look(context: Context) -> list[Finding]:
     ):
         catalog = source_catalog.read(source, "public")
         scanned = scan.run(source, context.plan, catalog)
-        references = hanging.build(context.plan, scanned.scans)
-        compared = collated.check(source, {"svc": target}, context.plan, scanned.uniques)
-        found = [*compared, *coverage.check_references(context.plan), *scanned.findings, *hanging.check(source, {"svc": target}, references)]
+        references = foreign_key_checks.build(context.plan, scanned.scans)
+        compared = collations.check(source, {"svc": target}, context.plan, scanned.uniques)
+        found = [*compared, *coverage.check_references(context.plan), *scanned.findings, *foreign_key_checks.check(source, {"svc": target}, references)]
     return [item for item in found if item.level == "stop"]
 
 
@@ -112,7 +117,7 @@ def test_rows_whose_reference_hangs_can_be_quarantined_and_the_rest_loads(databa
     assert done.balance is not None
     assert done.balance.passed
     build.build(database, Contract.from_dict(context.plan.contracts[0][1]))  # the foreign keys hold
-    assert {item.source_key for item in rejects.compute(context, plan_time=PLAN_TIME)} == {"11", "12", "13"}
+    assert {item.source_key for item in quarantine.compute(context, plan_time=PLAN_TIME)} == {"11", "12", "13"}
 
 
 def test_a_key_is_refused_exactly_where_a_b_tree_refuses_it(database: Endpoint) -> None:
@@ -183,7 +188,7 @@ def test_texts_that_are_equal_under_a_collation_of_the_target_are_found_there(da
     execute(source, "CREATE TABLE rows (id bigint PRIMARY KEY, v0 text, v1 text)", "INSERT INTO rows VALUES (1, 'a', ''), (2, 'a', ''), (3, 'A', '')")
     assert any("wants the collation ci" in item.message for item in demands(context))
     # This server is built without ICU, so no collation of its own is nondeterministic: one is taken for it.
-    monkeypatch.setattr(collated, "_collation", lambda *_arguments: ('pg_catalog."C"', False))
+    monkeypatch.setattr(collations, "_collation", lambda *_arguments: ('pg_catalog."C"', False))
     found = [item for item in look(context) if "the target's collation" in item.message]
     assert [(item.rule, item.column, item.keys) for item in found] == [("unique", "c0", ("1", "2"))]
 
@@ -191,7 +196,7 @@ def test_texts_that_are_equal_under_a_collation_of_the_target_are_found_there(da
 def test_conditions_that_need_types_of_the_target_are_doubtful(database: Endpoint) -> None:
     made = "CREATE SCHEMA svc; CREATE EXTENSION citext; CREATE TYPE svc.mood AS ENUM ('low', 'high');"
     table = "CREATE TABLE svc.things (id uuid PRIMARY KEY, c0 citext CHECK (c0 <> 'x'), c1 svc.mood CHECK (c1 > 'low'), c2 svc.mood CHECK (c2 <> 'low'));"
-    found = collated.doubts(one_table(database, database, made + table, 3).plan)
+    found = collations.doubts(one_table(database, database, made + table, 3).plan)
     assert [(item.level, item.column) for item in found] == [("warn", "c0"), ("warn", "c1")]
 
 

@@ -14,18 +14,22 @@ from shutil import copytree
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import build, ddl, driver, ids, transfer, verify
-from ansible.module_utils.migration.compiler import compile_plan
+from ansible.module_utils.migration.checks import quarantine, row_accounting, source_catalog
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.preflight import accounting, rejects, source_catalog
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight
-from ansible.module_utils.migration.preflight.pace import unhurried
 from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.throttle.pacer import unhurried
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.conftest import execute
 from tests.mutation.world import MONOLITH, NAMESPACE, PLAN_TIME, PROJECT, SERVICES
@@ -245,7 +249,7 @@ def test_every_policy_is_carried_to_a_validated_end(
     context = replace(context, plan=compiled(tmp_path, chosen(placeholders)))
     report = preflight.run(context, options, None)
     assert [item for item in report.findings if item.level == "stop"] == []
-    aside = rejects.compute(context, plan_time=PLAN_TIME)
+    aside = quarantine.compute(context, plan_time=PLAN_TIME)
     accounts = {item["table"]: tuple(item[name] for name in ("rows", "carried", "merged", "quarantined", "dropped")) for item in report.extra["accounting"]}
     assert accounts == (ACCOUNTS | ACCOUNTS_WITH_PLACEHOLDERS if placeholders else ACCOUNTS)
     limits = unhurried().limits
@@ -254,7 +258,7 @@ def test_every_policy_is_carried_to_a_validated_end(
     carried = transfer.run(context, PLAN_TIME, "run", transfer.Options("r", limits=limits), Progress(None), lambda _context, _time: 0)
     for name, data in context.plan.contracts:
         build.build(context.targets[name], Contract.from_dict(data))
-    outcome = verify.compare(context, PLAN_TIME, options=verify.Options(accounts=True))
+    outcome = validate.compare(context, PLAN_TIME, options=validate.Options(accounts=True))
     assert outcome.passed, outcome.findings
     for found in (carried.balance, outcome.balance):
         assert found is not None
@@ -279,8 +283,8 @@ def test_what_the_mappings_sql_leaves_out_is_dropped_by_declaration_and_a_sum_th
     targets = tuple(replace(item, parts=(narrower,)) if item.table == "groups" else item for item in context.plan.targets)
     with closing(context.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)) as source:
         catalog = source_catalog.read(source, "public")
-        found = {item.table: item for item in accounting.account(lambda sql: driver.rows(source, sql), replace(context.plan, targets=targets), catalog, {})}
+        found = {item.table: item for item in row_accounting.account(lambda sql: driver.rows(source, sql), replace(context.plan, targets=targets), catalog, {})}
     assert (found["auth_group"].rows, found["auth_group"].carried, found["auth_group"].dropped) == (3, 2, 1)
-    assert accounting.check(list(found.values())) == []
-    (finding,) = accounting.check([replace(found["auth_group"], dropped=0)])
+    assert row_accounting.check(list(found.values())) == []
+    (finding,) = row_accounting.check([replace(found["auth_group"], dropped=0)])
     assert (finding.level, finding.place) == ("stop", "auth_group")

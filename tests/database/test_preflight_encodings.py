@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from ansible.module_utils.migration import driver
+from ansible.module_utils.migration.checks import source_catalog
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.preflight import scan, source_catalog
-from ansible.module_utils.migration.quote import literal
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.postgres.quote import literal
+from ansible.module_utils.migration.preflight import scan
 
 from tests.conftest import execute
 from tests.one_table import PLAN_TIME, load, one_table

@@ -19,11 +19,12 @@ from typing import Any
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration import driver
-from ansible.module_utils.migration import mapping as m
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.preflight import scan, source_catalog
-from ansible.module_utils.migration.quote import literal
+from ansible.module_utils.migration.checks import source_catalog
+from ansible.module_utils.migration.plan import mapping as m
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.postgres.quote import literal
+from ansible.module_utils.migration.preflight import scan
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 

@@ -13,16 +13,19 @@ from dataclasses import replace
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, driver, gates, ledger
+from ansible.module_utils.migration.checks import source_catalog
+from ansible.module_utils.migration.checks.findings import Finding
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.preflight import dependencies, pace, privileges, readiness, scan, servers, source_catalog
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.postgres.quote import ident
+from ansible.module_utils.migration.preflight import dependencies, privileges, readiness, scan, servers
 from ansible.module_utils.migration.preflight import run as preflight
-from ansible.module_utils.migration.preflight.findings import Finding
-from ansible.module_utils.migration.preflight.pace import unhurried
-from ansible.module_utils.migration.quote import ident
 from ansible.module_utils.migration.sessions.store import Room
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.state import control, gates, ledger
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.throttle import pacer
+from ansible.module_utils.migration.throttle.pacer import unhurried
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
@@ -132,7 +135,7 @@ def test_a_pause_ends_when_the_control_row_does(context: Context) -> None:
         connection.commit()
     threading.Timer(0.5, execute, (target, "UPDATE migration.controls SET value = 0")).start()
     with closing(driver.connect(target, application_name="tests", autocommit=True)) as connection:
-        gentle = pace.Pace(replace(unhurried().limits, pause=1), {}, {"auth_service": connection}, 20)
+        gentle = pacer.Pace(replace(unhurried().limits, pause=1), {}, {"auth_service": connection}, 20)
         start = time.monotonic()
         gentle.breathe()
     assert 0.3 < time.monotonic() - start < 10
@@ -143,9 +146,9 @@ def test_windows_find_what_one_pass_finds_and_keep_the_rate(context: Context, mo
     with closing(context.connect_source("tests", plan_time=PLAN_TIME, autocommit=True)) as connection:
         catalog = source_catalog.read(connection, "public")
         whole = scan.run(connection, context.plan, catalog)
-        monkeypatch.setattr(pace, "SMALLEST_WINDOW", 10)
+        monkeypatch.setattr(pacer, "SMALLEST_WINDOW", 10)
         start = time.monotonic()
-        pieces = scan.run(connection, context.plan, catalog, pace=pace.Pace(replace(unhurried().limits, rows_per_second=400)))
+        pieces = scan.run(connection, context.plan, catalog, pace=pacer.Pace(replace(unhurried().limits, rows_per_second=400)))
         took = time.monotonic() - start
     assert pieces.rows == whole.rows
     assert pieces.findings == whole.findings

@@ -14,14 +14,16 @@ import pytest
 from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import build, ddl, transfer, verify
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight
-from ansible.module_utils.migration.preflight.pace import unhurried
 from ansible.module_utils.migration.progress import Progress
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.throttle.pacer import unhurried
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
@@ -59,4 +61,4 @@ def test_a_standby_is_judged_carried_from_and_proven(standby: Endpoint, database
     transfer.run(context, PLAN_TIME, "run", free, Progress(None), lambda _context, _time: 0)
     for name, data in context.plan.contracts:
         build.build(targets[name], Contract.from_dict(data))
-    assert verify.compare(context, PLAN_TIME).passed
+    assert validate.compare(context, PLAN_TIME).passed

@@ -9,8 +9,8 @@ import contextlib
 
 import psycopg2
 import pytest
-from ansible.module_utils.migration.driver import Endpoint, connect
-from ansible.module_utils.migration.pump import pump
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.pump import pump
 
 from tests.conftest import execute
 

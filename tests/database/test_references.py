@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import verify
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.validate import run as validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -26,11 +26,11 @@ def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.Wor
 
 
 @pytest.fixture
-def compare(world: w.World) -> Callable[..., verify.Verification]:
-    return lambda: verify.compare(world.context, w.PLAN_TIME, options=QUICK)
+def compare(world: w.World) -> Callable[..., validate.Verification]:
+    return lambda: validate.compare(world.context, w.PLAN_TIME, options=QUICK)
 
 
-def test_the_sources_own_foreign_keys_prove_references(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+def test_the_sources_own_foreign_keys_prove_references(world: w.World, compare: Callable[..., validate.Verification]) -> None:
     run(world.source, "ALTER TABLE users_role ADD CONSTRAINT fk FOREIGN KEY (granted_by) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED")
 
     def by() -> str:
@@ -44,8 +44,8 @@ def test_the_sources_own_foreign_keys_prove_references(world: w.World, compare: 
     assert by() == "join"
 
 
-def test_they_also_prove_the_references_of_queries_that_show_their_columns(world: w.World, compare: Callable[..., verify.Verification]) -> None:
-    def by(found: verify.Verification) -> str:
+def test_they_also_prove_the_references_of_queries_that_show_their_columns(world: w.World, compare: Callable[..., validate.Verification]) -> None:
+    def by(found: validate.Verification) -> str:
         return next(reference.by for reference in found.references if (reference.target, reference.column) == ("user_service.profiles", "user_id"))
 
     assert by(compare()) == "join"
@@ -84,7 +84,7 @@ def test_they_also_prove_the_references_of_queries_that_show_their_columns(world
     ids=["schema", "partition", "trigger"],
 )
 def test_a_foreign_key_that_does_not_guarantee_a_row_of_the_other_table_proves_nothing(
-    world: w.World, compare: Callable[..., verify.Verification], statements: tuple[str, ...]
+    world: w.World, compare: Callable[..., validate.Verification], statements: tuple[str, ...]
 ) -> None:
     run(world.source, *statements, "UPDATE users_role SET granted_by = 424242 WHERE id = (SELECT min(id) FROM users_role)")
     found = next(reference for reference in compare().references if (reference.target, reference.column) == ("user_service.roles", "granted_by"))
@@ -92,7 +92,7 @@ def test_a_foreign_key_that_does_not_guarantee_a_row_of_the_other_table_proves_n
 
 
 def test_a_foreign_key_of_a_replicated_table_proves_nothing(
-    world: w.World, compare: Callable[..., verify.Verification], databases: Callable[..., Endpoint]
+    world: w.World, compare: Callable[..., validate.Verification], databases: Callable[..., Endpoint]
 ) -> None:
     publisher = databases()
     run(publisher, "CREATE TABLE users_role (id bigint PRIMARY KEY)", "CREATE PUBLICATION roles FOR TABLE users_role")

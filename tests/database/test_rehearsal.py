@@ -14,10 +14,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import control, status
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import rehearse
-from ansible.module_utils.migration.snapshot.rehearse import KIND, RehearseOptions
+from ansible.module_utils.migration.report import status
+from ansible.module_utils.migration.rollback import rehearsal
+from ansible.module_utils.migration.rollback.rehearsal import KIND, RehearseOptions
+from ansible.module_utils.migration.state import control
 
 from tests.conftest import PROJECT
 from tests.walk.environment import Walk, ask, die_in, dying
@@ -40,24 +41,24 @@ def test_a_database_that_no_rehearsal_made_is_never_dropped(walk: Walk) -> None:
     name = walk.context.targets["user_service"].dbname + "_rehearsal"
     ask(walk.superuser, f"CREATE DATABASE {name}")
     with pytest.raises(MigrationError, match=rf"{name}\): the database exists already, and no rehearsal has left it"):
-        rehearse.begin(walk.context, options(walk))
+        rehearsal.begin(walk.context, options(walk))
     assert rehearsed(walk) == {name}
     assert outcomes(walk) == []
 
 
 def test_a_preview_says_that_the_real_run_would_refuse(walk: Walk) -> None:  # noqa: F811
-    assert [line.split()[:2] for line in rehearse.would(walk.context, options(walk))] == [["would", "make"]] * 3
+    assert [line.split()[:2] for line in rehearsal.would(walk.context, options(walk))] == [["would", "make"]] * 3
     with contextlib.closing(control.connect(walk.context.control)) as records:
         control.plan(records, walk.context.plan.digest, walk.context.plan.fingerprint)
         run_id = control.begin(records, walk.context.plan.digest).run_id
-    assert [line.partition(",")[0] for line in rehearse.would(walk.context, options(walk))] == [f"would require: migration {run_id} is open"]
+    assert [line.partition(",")[0] for line in rehearsal.would(walk.context, options(walk))] == [f"would require: migration {run_id} is open"]
 
 
 def test_a_name_that_postgresql_would_cut_to_that_of_another_database_is_refused(walk: Walk) -> None:  # noqa: F811
     long = replace(walk.context.targets["user_service"], dbname="d" * 63)
     context = replace(walk.context, targets={**walk.context.targets, "user_service": long})
     with pytest.raises(MigrationError, match=r"_rehearsal is longer than a database's name may be \(63 bytes\); choose a shorter rehearse_suffix"):
-        rehearse.begin(context, options(walk))
+        rehearsal.begin(context, options(walk))
 
 
 @pytest.mark.parametrize(
@@ -79,17 +80,17 @@ def test_a_killed_rehearsal_is_on_record_as_failed_and_the_next_begins_anew(
 ) -> None:
     real: dict[str, Any] = {name: walk.content(name) for name in walk.context.plan.services}
     with monkeypatch.context() as patch:
-        patch.setattr(rehearse, function, dying(getattr(rehearse, function), call, after=True))
-        die_in(lambda: rehearse.begin(walk.context, options(walk)))
-    rehearse.begin(walk.context, options(walk))
+        patch.setattr(rehearsal, function, dying(getattr(rehearsal, function), call, after=True))
+        die_in(lambda: rehearsal.begin(walk.context, options(walk)))
+    rehearsal.begin(walk.context, options(walk))
     assert outcomes(walk) == ["begun", "failed", "begun"]
     assert len(rehearsed(walk)) == 2
     assert list((walk.root / "rehearsal").iterdir()) == [], "no dump of the services is left"
     assert {name: walk.content(name) for name in walk.context.plan.services} == real
-    copies = rehearse.copies(walk.context, "_rehearsal")
+    copies = rehearsal.copies(walk.context, "_rehearsal")
     assert control.connect(copies.control).closed == 0
     with pytest.raises(MigrationError, match="no rollback was rehearsed"):
-        rehearse.finish(walk.context, options(walk))
+        rehearsal.finish(walk.context, options(walk))
     assert outcomes(walk)[-1] == "failed"
     ask(walk.superuser, f"DROP DATABASE {copies.control.dbname} WITH (FORCE)")
 

@@ -15,18 +15,20 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, driver, repair, verify
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import Endpoint, connect
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.preflight import release
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.repair import release, repair
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.validate import run as validate
 from ansible.modules import pg_repair
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.mutation import world as w
 
-QUICK = verify.Options(settle_attempts=0)
+QUICK = validate.Options(settle_attempts=0)
 DAMAGE = {
     "auth_service": (
         "UPDATE auth_service.users SET email = email || 'x' WHERE username = 'ada'",
@@ -64,11 +66,11 @@ def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.Wor
     return w.cloned_world(postgres, databases)
 
 
-def compare(world: w.World) -> verify.Verification:
-    return verify.compare(world.context, w.PLAN_TIME, options=QUICK)
+def compare(world: w.World) -> validate.Verification:
+    return validate.compare(world.context, w.PLAN_TIME, options=QUICK)
 
 
-def damaged(world: w.World) -> verify.Verification:
+def damaged(world: w.World) -> validate.Verification:
     for service, statements in DAMAGE.items():
         run(world.targets[service], *statements)
     return compare(world)
@@ -107,10 +109,10 @@ def test_a_cap_stops_a_repair_of_too_many_rows(world: w.World) -> None:
 
 
 def test_after_the_cutover_only_missing_rows_are_written_and_only_when_asked_for(world: w.World) -> None:
-    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True))
+    found = validate.compare(world.context, w.PLAN_TIME, options=validate.Options(settle_attempts=0, after_cutover=True))
     assert found.passed
     damaged(world)
-    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True))
+    found = validate.compare(world.context, w.PLAN_TIME, options=validate.Options(settle_attempts=0, after_cutover=True))
     asked_nothing = repair.plan_repair(found.to_dict(), after_cutover=True)
     assert asked_nothing.findings == ()
     assert any("may have deleted it since the cutover; -e repair_insert_missing=true" in why for _, why in asked_nothing.left)
@@ -187,7 +189,7 @@ def test_where_no_row_differs_it_says_what_helps_instead(world: w.World, last: C
 
 def test_differences_that_were_not_named_are_told(world: w.World) -> None:
     run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public")
-    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, findings_kept=5))
+    found = validate.compare(world.context, w.PLAN_TIME, options=validate.Options(settle_attempts=0, findings_kept=5))
     assert repair.plan_repair(found.to_dict(), after_cutover=False).unnamed == found.differences - 5
 
 

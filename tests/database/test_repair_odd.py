@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import equalize, reconcile, repair, verify
-from ansible.module_utils.migration.driver import Endpoint
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.repair import reconcile, repair
+from ansible.module_utils.migration.upsert import upsert
+from ansible.module_utils.migration.validate import run as validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -37,7 +39,7 @@ def planned(world: w.World) -> repair.Repair:
     return repair.plan_repair(compare(world).to_dict(), after_cutover=False)
 
 
-def mend(world: w.World, plan: repair.Repair) -> equalize.Equalized:
+def mend(world: w.World, plan: repair.Repair) -> upsert.Equalized:
     return repair.apply_repair(world.context, w.PLAN_TIME, plan)
 
 
@@ -50,7 +52,7 @@ def test_doubled_rows_outlive_a_kill_and_become_one(world: w.World, monkeypatch:
     plan = planned(world)
     assert {finding.kind for finding in plan.findings} == {"duplicate"}
 
-    def dies(*_: Any) -> equalize.Equalized:
+    def dies(*_: Any) -> upsert.Equalized:
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -67,7 +69,7 @@ def test_a_repair_that_was_killed_between_two_databases_is_run_again(world: w.Wo
     plan = repair.plan_repair(damaged(world).to_dict(), after_cutover=False)
     real, services = reconcile.equalize, []
 
-    def dies_in_the_second(source: Any, connection: Any, schema: str, work: Any) -> equalize.Equalized:
+    def dies_in_the_second(source: Any, connection: Any, schema: str, work: Any) -> upsert.Equalized:
         services.append(work[0].target.service)
         if len(services) > 1:
             real(source, connection, schema, work)
@@ -133,7 +135,7 @@ def test_an_extra_row_whose_source_row_is_quarantined_still_goes(world: w.World)
     run(world.targets["user_service"], reject)
     plan = planned(world)
     assert [finding.kind for finding in plan.findings] == ["extra"]
-    assert mend(world, plan) == equalize.Equalized(deleted=1)
+    assert mend(world, plan) == upsert.Equalized(deleted=1)
     assert compare(world).passed
 
 
@@ -144,10 +146,10 @@ def test_after_the_cutover_what_a_service_made_or_deleted_stays_as_it_is(world: 
     run(service, f"UPDATE {ROLES} SET is_active = NOT is_active WHERE id = (SELECT id FROM {ROLES} WHERE role_type <> 'own' ORDER BY id LIMIT 1)")
     content = f"SELECT md5(string_agg(r::text, ',' ORDER BY r::text)) FROM {ROLES} AS r"
     before = ask(service, content)
-    found = verify.compare(world.context, w.PLAN_TIME, options=verify.Options(settle_attempts=0, after_cutover=True)).to_dict()
+    found = validate.compare(world.context, w.PLAN_TIME, options=validate.Options(settle_attempts=0, after_cutover=True)).to_dict()
     plan = repair.plan_repair(found, after_cutover=True)
     assert plan.findings == ()
     assert sorted(finding.kind for finding, _ in plan.left) == ["different", "missing", "service_row"]
     mend(world, plan)
     assert ask(service, content) == before
-    assert mend(world, repair.plan_repair(found, after_cutover=True, insert_missing=True)) == equalize.Equalized(inserted=1)
+    assert mend(world, repair.plan_repair(found, after_cutover=True, insert_missing=True)) == upsert.Equalized(inserted=1)

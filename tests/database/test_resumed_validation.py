@@ -15,9 +15,9 @@ import pytest
 from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import verify
-from ansible.module_utils.migration.driver import Endpoint, connect, rows
-from ansible.module_utils.migration.versions import Versioned, Versions
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows
+from ansible.module_utils.migration.validate import run as validate
+from ansible.module_utils.migration.validate.row_versions import Versioned, Versions
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -36,26 +36,26 @@ def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.Wor
     return world
 
 
-def kept_of(world: w.World) -> dict[str, verify.KeptPiece]:
+def kept_of(world: w.World) -> dict[str, validate.KeptPiece]:
     """Return everything that a validation keeps."""
-    kept: dict[str, verify.KeptPiece] = {}
-    verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping({}, lambda piece: kept.update({piece.key: piece}), seconds=0))
+    kept: dict[str, validate.KeptPiece] = {}
+    validate.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=validate.Keeping({}, lambda piece: kept.update({piece.key: piece}), seconds=0))
     return kept
 
 
-def resumed(world: w.World, kept: dict[str, verify.KeptPiece]) -> tuple[verify.Verification, int]:
+def resumed(world: w.World, kept: dict[str, validate.KeptPiece]) -> tuple[validate.Verification, int]:
     """Return a validation that goes on from there, and how many pieces it read itself."""
-    fresh: list[verify.KeptPiece] = []
-    found = verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping(kept, fresh.append, seconds=0))
+    fresh: list[validate.KeptPiece] = []
+    found = validate.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=validate.Keeping(kept, fresh.append, seconds=0))
     return found, len(fresh)
 
 
-def truth(world: w.World) -> verify.Verification:
+def truth(world: w.World) -> validate.Verification:
     """Return what a validation finds that reads everything itself."""
-    return verify.compare(world.context, w.PLAN_TIME, options=SMALL)
+    return validate.compare(world.context, w.PLAN_TIME, options=SMALL)
 
 
-def same(found: verify.Verification, wanted: verify.Verification) -> bool:
+def same(found: validate.Verification, wanted: validate.Verification) -> bool:
     tables = [[dataclasses.replace(table, seconds=0) for table in each.tables.values()] for each in (found, wanted)]
     return lines(found) == lines(wanted) and tables[0] == tables[1]
 
@@ -64,24 +64,24 @@ class Killed(Exception):
     pass
 
 
-def interrupted(world: w.World, pieces: int) -> dict[str, verify.KeptPiece]:
+def interrupted(world: w.World, pieces: int) -> dict[str, validate.KeptPiece]:
     """Return what a validation had kept when it was killed after so many pieces."""
-    kept: dict[str, verify.KeptPiece] = {}
+    kept: dict[str, validate.KeptPiece] = {}
 
-    def keep(piece: verify.KeptPiece) -> None:
+    def keep(piece: validate.KeptPiece) -> None:
         kept[piece.key] = piece
         if len(kept) == pieces:
             raise Killed
 
     with pytest.raises(Killed):
-        verify.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping({}, keep, seconds=0))
+        validate.compare(world.context, w.PLAN_TIME, options=SMALL, keeping=validate.Keeping({}, keep, seconds=0))
     return kept
 
 
 @pytest.mark.parametrize("parallel", [0, 2])
 def test_small_pieces_come_to_the_same_digests(world: w.World, parallel: int) -> None:
     whole, cut = (
-        verify.compare(world.context, w.PLAN_TIME, options=options) for options in (QUICK, dataclasses.replace(SMALL, parallel=parallel))
+        validate.compare(world.context, w.PLAN_TIME, options=options) for options in (QUICK, dataclasses.replace(SMALL, parallel=parallel))
     )
     assert cut.passed, lines(cut)
     assert [(t.source_digest, t.target_digest, t.source_rows) for t in cut.tables.values()] == [

@@ -20,11 +20,14 @@ import pytest
 from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, driver, gate
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import database, exchange, preview, removal, restore, rollback, take
-from ansible.module_utils.migration.snapshot.rollback import AS_BEFORE, AS_SNAPSHOT, KIND
+from ansible.module_utils.migration.postgres import databases, driver
+from ansible.module_utils.migration.rollback import delete_rows, preview, rename
+from ansible.module_utils.migration.rollback import run as rollback
+from ansible.module_utils.migration.rollback.run import AS_BEFORE, AS_SNAPSHOT, KIND
+from ansible.module_utils.migration.snapshot import restore, take
+from ansible.module_utils.migration.state import control, phase_gate
 from ansible.modules import pg_release, pg_repair, pg_transfer, redis_sessions
 
 from tests.walk.environment import SERVICES, Walk, ask, die_in, dying
@@ -86,7 +89,7 @@ def test_services_are_as_in_the_snapshot_and_the_next_migration_gives_the_same_i
     assert set(migrated.content("auth_service")) == {"own.audit"}
     assert migrated.content("user_service") == {}
     for service in SERVICES:
-        kept = database.derived(migrated.context.targets[service].dbname, "migrated", first.run_id)
+        kept = databases.derived(migrated.context.targets[service].dbname, "migrated", first.run_id)
         assert migrated.content(service, kept) == carried[service]
     with (Path(done.evidence) / "auth_service.id_map.csv").open() as file:
         assert {tuple(row) for row in list(csv.reader(file))[1:]} <= before
@@ -129,12 +132,12 @@ def test_owner_tablespace_grants_settings_comment_and_limit_are_those_of_the_ori
     ):
         ask(walk.superuser, statement)
     connection = driver.connect(walk.superuser, application_name="tests", autocommit=True)
-    before = database.read(connection, name)
+    before = databases.read(connection, name)
     assert (before.owner, before.tablespace, before.connection_limit, len(before.settings)) == (owner, f"space_{name}", 17, 3)
     take.take(walk.context, walk.taking())
     walk.carry()
     roll_back(walk)
-    assert database.read(connection, name) == before
+    assert databases.read(connection, name) == before
     connection.close()
     walk.superuser_drops(None, name)
     ask(walk.superuser, f"DROP TABLESPACE space_{name}")
@@ -258,11 +261,11 @@ def test_one_service_alone_is_warned_about_and_keeps_the_migration_open(migrated
 
 @pytest.mark.parametrize("scope", ["databases", "data"])
 def test_no_phase_enters_a_service_that_was_rolled_back_until_the_migration_is_closed(migrated: Walk, scope: str) -> None:
-    assert gate.pass_gate(migrated.context)[1] == ""
+    assert phase_gate.pass_gate(migrated.context)[1] == ""
     roll_back(migrated, services=("user_service",), scope=scope)
     with pytest.raises(MigrationError, match=r"user_service was rolled back from migration .*; run playbooks/rollback.yml to its end"):
-        gate.pass_gate(migrated.context)
-    assert "was rolled back from migration" in gate.pass_gate(replace(migrated.context, check=True))[1]
+        phase_gate.pass_gate(migrated.context)
+    assert "was rolled back from migration" in phase_gate.pass_gate(replace(migrated.context, check=True))[1]
 
 
 def test_no_module_enters_a_service_that_was_rolled_back(migrated: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,14 +379,14 @@ def test_a_copy_that_is_not_the_snapshot_never_takes_the_name(migrated: Walk, mo
 
 
 KILLS = [
-    (database, "create", 1, True, ("migrated", "migrated")),
+    (databases, "create", 1, True, ("migrated", "migrated")),
     (restore.clients, "run", 1, True, ("migrated", "migrated")),
     (restore, "prove", 1, True, ("migrated", "migrated")),
-    (database, "dress", 2, False, ("migrated", "migrated")),
+    (databases, "dress", 2, False, ("migrated", "migrated")),
     (rollback, "export_evidence", 1, True, ("migrated", "migrated")),
-    (exchange, "exchange", 1, False, ("migrated", "migrated")),
-    (exchange, "exchange", 1, True, ("snapshot", "migrated")),
-    (exchange, "exchange", 2, True, ("snapshot", "snapshot")),
+    (rename, "exchange", 1, False, ("migrated", "migrated")),
+    (rename, "exchange", 1, True, ("snapshot", "migrated")),
+    (rename, "exchange", 2, True, ("snapshot", "snapshot")),
     (control, "close", 1, False, ("snapshot", "snapshot")),
     (control, "close", 1, True, ("snapshot", "snapshot")),
 ]
@@ -419,7 +422,7 @@ def test_a_killed_server_leaves_each_service_whole(
             pass
         return real(*args, **kwargs)
 
-    place, name = (restore.clients, "run") if moment == "restore" else (exchange, "_rename")
+    place, name = (restore.clients, "run") if moment == "restore" else (rename, "_rename")
     real = getattr(place, name)
     monkeypatch.setattr(place, name, kill)
     with pytest.raises(MigrationError, match=r"pg_restore|exchanging names|cannot connect|keeping the migration's records"):
@@ -436,7 +439,7 @@ def test_a_killed_removal_leaves_each_service_whole_and_goes_on(
 ) -> None:
     full = {service: migrated.content(service) for service in SERVICES}
     with monkeypatch.context() as patch:
-        patch.setattr(removal, function, dying(getattr(removal, function), call, after=after))
+        patch.setattr(delete_rows, function, dying(getattr(delete_rows, function), call, after=after))
         die_in(lambda: roll_back(migrated, scope="data"))
     if function == "_load_ids":
         assert {service: migrated.content(service) for service in SERVICES} == full

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.sessions import archive
 from ansible.module_utils.migration.sessions.archive import Archive
 

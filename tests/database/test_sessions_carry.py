@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.sessions import signing
 from ansible.module_utils.migration.sessions.carry import Rules, carry
 from ansible.module_utils.migration.sessions.ledger import Ledger

@@ -18,18 +18,20 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import control, driver, ids
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.rollback.run import has_sessions
 from ansible.module_utils.migration.sessions import carry as carrying
-from ansible.module_utils.migration.sessions import scripts, signing
-from ansible.module_utils.migration.sessions.account import Rules, Size
-from ansible.module_utils.migration.sessions.layout import Layout
+from ansible.module_utils.migration.sessions import lua, signing
+from ansible.module_utils.migration.sessions.cache_layout import Layout
+from ansible.module_utils.migration.sessions.key_set import Seen
 from ansible.module_utils.migration.sessions.ledger import Item, Ledger
 from ansible.module_utils.migration.sessions.rewrite import _number
-from ansible.module_utils.migration.sessions.seen import Seen
 from ansible.module_utils.migration.sessions.store import Room, open_store
-from ansible.module_utils.migration.snapshot.rollback import has_sessions
+from ansible.module_utils.migration.sessions.tally import Rules, Size
+from ansible.module_utils.migration.state import control
 from ansible.modules import redis_sessions as module
 
 from tests.mutation.world import NAMESPACE, SERVICES, read_plan
@@ -126,7 +128,7 @@ def test_a_session_that_ends_on_its_way_is_not_written_again_and_again(world: Wo
     with contextlib.closing(open_store(world.options)) as store:
         ledger = Ledger(store, DJANGO)
         late = [Item("late", "0" * 16, int(time.time()) - 5, "", b"value")]
-        assert [ledger.carry(late, write=True) for _ in range(2)] == [scripts.WRITTEN, scripts.UNCHANGED]
+        assert [ledger.carry(late, write=True) for _ in range(2)] == [lua.WRITTEN, lua.UNCHANGED]
         assert not store.client.exists(world.key("late"))
 
 

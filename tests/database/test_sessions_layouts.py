@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.sessions import signing
-from ansible.module_utils.migration.sessions.announce import TEXT
-from ansible.module_utils.migration.sessions.layout import Layout
+from ansible.module_utils.migration.sessions.cache_layout import Layout
+from ansible.module_utils.migration.sessions.reset_links import TEXT
 
 from tests.sessions_world import SECRET, SERVICE, TABLE, UUID, World, logged_in, sessions_world
 

@@ -20,8 +20,8 @@ import redis
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab import valkey as lab_valkey
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.sessions.cache_layout import Layout, digest
 from ansible.module_utils.migration.sessions.carry import remove
-from ansible.module_utils.migration.sessions.layout import Layout, digest
 from ansible.module_utils.migration.sessions.ledger import Item, Ledger
 from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 

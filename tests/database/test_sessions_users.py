@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from ansible.module_utils.migration import driver, ids
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.sessions.users import MigratedUsers, User, entity_of
 
 from tests.mutation.world import NAMESPACE, read_plan

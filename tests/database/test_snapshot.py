@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import clients, dump, manifest, restore, sealing, table_digest, take
+from ansible.module_utils.migration.postgres import clients, content_digest, driver
+from ansible.module_utils.migration.snapshot import dump, encryption, manifest, restore, take
 from ansible.module_utils.migration.snapshot.dump import DumpOptions
-from ansible.module_utils.migration.snapshot.sealing import Sealing
+from ansible.module_utils.migration.snapshot.encryption import Sealing
 from ansible.module_utils.migration.snapshot.take import PROOF
 
 from tests.walk.environment import Walk, ask, die_in, dying
@@ -239,13 +239,13 @@ def test_large_objects_odd_names_and_other_schemas_are_digested_and_restored(wal
     assert content.table("Other One", "src").rows == 3  # type: ignore[union-attr]
     ask(walk.monolith, f"SELECT lo_put({number}, 0, 'y')")
     now = restore.content(walk.monolith)
-    assert any("large objects" in line for line in table_digest.differences(content, now))
+    assert any("large objects" in line for line in content_digest.differences(content, now))
 
 
 def test_an_encrypted_snapshot_is_proven_and_leaves_nothing_open(walk: Walk, tmp_path: Path) -> None:  # noqa: F811
     home = tmp_path / "gnupg"
     home.mkdir(mode=0o700)
-    if sealing.clients.shutil.which("gpg") is None:
+    if encryption.clients.shutil.which("gpg") is None:
         pytest.skip("gpg is not installed")
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
     subprocess.run([*gpg, "--quick-gen-key", "ops@example.org", "default", "default"], check=True, capture_output=True)

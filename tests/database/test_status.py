@@ -16,15 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import control, driver, ids, ledger, status
-from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
-from ansible.module_utils.migration.driver import Endpoint
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint
+from ansible.module_utils.migration.report import status
 from ansible.module_utils.migration.report.collect import collect
 from ansible.module_utils.migration.report.page import page
+from ansible.module_utils.migration.state import control, ledger
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("auth_service", "user_service")

@@ -11,7 +11,7 @@ import signal
 import time
 
 import pytest
-from ansible.module_utils.migration.driver import Endpoint, connect, rows, scalar
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows, scalar
 from ansible.module_utils.migration.stopping import stop_with_ansible
 
 

@@ -17,15 +17,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import build, ddl, driver, files, id_map_csv, ids, ledger, reconcile, transfer, verify
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.plan import Policy
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.model import Policy
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.repair import reconcile
+from ansible.module_utils.migration.schema import build, ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
+from ansible.module_utils.migration.state import ledger
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import file_transfer, id_map_csv
+from ansible.module_utils.migration.transfer import run as transfer
+from ansible.module_utils.migration.validate import run as validate
 
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
 
@@ -260,10 +267,10 @@ def test_another_plan_is_refused_with_what_has_changed_and_the_command_that_star
 def test_before_the_tables_are_there_it_names_the_playbook_that_makes_them_and_leaves_nothing(world: Context, tmp_path: Path) -> None:
     on(world.targets["auth_service"], "DROP TABLE auth_service.permissions CASCADE")
     folder = tmp_path / "files"
-    files.export_files(world, PLAN_TIME, folder, options(), Progress(None))
+    file_transfer.export_files(world, PLAN_TIME, folder, options(), Progress(None))
     for begin in (
         lambda: transfer.prepare(world, PLAN_TIME, RUN_ID, options()),
-        lambda: files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None)),
+        lambda: file_transfer.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None)),
     ):
         with pytest.raises(MigrationError, match=r"^auth_service\.permissions: the table .* does not exist yet; run playbooks/schema\.yml first$"):
             begin()
@@ -346,33 +353,33 @@ def test_the_way_by_files_gives_the_same_and_refuses_a_damaged_missing_or_foreig
     wanted = content(world)
     start_over(world)
     folder = tmp_path / "files"
-    manifest, written = files.export_files(world, PLAN_TIME, folder, options(), Progress(None))
+    manifest, written = file_transfer.export_files(world, PLAN_TIME, folder, options(), Progress(None))
     assert written
-    assert not files.export_files(world, PLAN_TIME, folder, options(), Progress(None))[1]
+    assert not file_transfer.export_files(world, PLAN_TIME, folder, options(), Progress(None))[1]
     assert folder.stat().st_mode & 0o777 == 0o700
 
     victim = folder / manifest.entries[3].rows.name
     good = victim.read_bytes()
     victim.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(MigrationError, match=f"{victim.name}: is damaged"):
-        files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
+        file_transfer.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
     victim.unlink()
     with pytest.raises(MigrationError, match=f"{victim.name}: is missing"):
-        files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
+        file_transfer.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
     victim.write_bytes(good)
     (folder / "999999.rows.gz").write_bytes(good)
     with pytest.raises(MigrationError, match=r"999999\.rows\.gz: is not in the manifest"):
-        files.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
+        file_transfer.import_files(world, PLAN_TIME, RUN_ID, folder, options(), Progress(None))
     (folder / "999999.rows.gz").unlink()
     with pytest.raises(MigrationError, match="timestamp"):
-        files.import_files(world, "2001-01-01 00:00:00", RUN_ID, folder, options(), Progress(None))
+        file_transfer.import_files(world, "2001-01-01 00:00:00", RUN_ID, folder, options(), Progress(None))
 
     offline = Context(
         plan=world.plan, source=nowhere(world.source), targets=world.targets, control=world.control, namespace=NAMESPACE
     )
-    assert files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
+    assert file_transfer.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
     assert content(world) == wanted
-    assert not files.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
+    assert not file_transfer.import_files(offline, PLAN_TIME, RUN_ID, folder, options(), Progress(None)).changed
 
 
 def nowhere(endpoint: Endpoint) -> Endpoint:
@@ -406,16 +413,16 @@ def test_quarantined_rows_and_their_dependants_stay_behind_and_are_on_record(wor
     connection = connect(world.targets["user_service"], application_name="tests", autocommit=True)
     assert driver.scalar(connection, "SELECT count(*) FROM migration.rejects WHERE target = 'user_service.profiles' AND part = 'profile'") == dependants
     connection.close()
-    assert verify.compare(quarantining, PLAN_TIME).differences == 0
+    assert validate.compare(quarantining, PLAN_TIME).differences == 0
 
     wanted = (content(world), on_record(world))
     start_over(world)
     here = dataclasses.replace(quarantining, targets={name: nowhere(endpoint) for name, endpoint in world.targets.items()})
     there = dataclasses.replace(quarantining, source=nowhere(world.source))
-    files.export_files(here, PLAN_TIME, tmp_path / "files", options(), Progress(None))
-    files.import_files(there, PLAN_TIME, RUN_ID, tmp_path / "files", options(), Progress(None))
+    file_transfer.export_files(here, PLAN_TIME, tmp_path / "files", options(), Progress(None))
+    file_transfer.import_files(there, PLAN_TIME, RUN_ID, tmp_path / "files", options(), Progress(None))
     assert (content(world), on_record(world)) == wanted
-    assert verify.compare(quarantining, PLAN_TIME).differences == 0
+    assert validate.compare(quarantining, PLAN_TIME).differences == 0
 
 
 def killed_on_the_way(context: Context) -> None:
@@ -455,7 +462,7 @@ def test_where_foreign_keys_stand_already_parents_go_first(world: Context) -> No
         build.build(world.targets[name], Contract.from_dict(contract))
     run(world)
     assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
-    assert verify.compare(world, PLAN_TIME).differences == 0
+    assert validate.compare(world, PLAN_TIME).differences == 0
 
 
 def test_a_service_that_was_rolled_back_alone_is_brought_to_the_other_ones_state(world: Context) -> None:
@@ -467,7 +474,7 @@ def test_a_service_that_was_rolled_back_alone_is_brought_to_the_other_ones_state
         " VALUES (2000000000, '!', false, 'late', 'Late', '', 'late@x.invalid', true, true, now())",
     )
     run(world)
-    assert verify.compare(world, PLAN_TIME).differences == 0
+    assert validate.compare(world, PLAN_TIME).differences == 0
 
 
 def test_an_export_deletes_nothing_that_is_not_its_own(world: Context, tmp_path: Path) -> None:
@@ -475,7 +482,7 @@ def test_an_export_deletes_nothing_that_is_not_its_own(world: Context, tmp_path:
     theirs.write_bytes(b"theirs")
     tmp_path.chmod(0o755)
     with pytest.raises(MigrationError, match="must be empty"):
-        files.export_files(world, PLAN_TIME, tmp_path, options(), Progress(None))
+        file_transfer.export_files(world, PLAN_TIME, tmp_path, options(), Progress(None))
     assert theirs.read_bytes() == b"theirs"
     assert tmp_path.stat().st_mode & 0o777 == 0o755
 
@@ -495,4 +502,4 @@ def test_a_chunk_that_loses_a_deadlock_is_carried_again_but_not_for_ever(world: 
         return
     run(world)
     assert {name: int(text.split()[0]) for name, text in content(world).items()} == expected(world)
-    assert verify.compare(world, PLAN_TIME).passed
+    assert validate.compare(world, PLAN_TIME).passed

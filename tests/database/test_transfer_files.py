@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import dry_run, files, folder, ledger, watch
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import connect
 from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres.driver import connect
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.transfer import Options, Outcome
+from ansible.module_utils.migration.state import ledger
+from ansible.module_utils.migration.throttle import monitor
+from ansible.module_utils.migration.transfer import dry_run, file_set, file_transfer
+from ansible.module_utils.migration.transfer.run import Options, Outcome
 
 from tests.database.test_transfer import FREE, PLAN_TIME, RUN_ID, content, expected, nowhere, on, options, run, start_over, world
 
@@ -35,12 +37,12 @@ def there(context: Context) -> Context:
     return dataclasses.replace(context, source=nowhere(context.source))
 
 
-def export(context: Context, place: Path, progress: Progress | None = None, chosen: Options | None = None) -> tuple[folder.Manifest, bool]:
-    return files.export_files(here(context), PLAN_TIME, place, chosen or options(), progress or Progress(None))
+def export(context: Context, place: Path, progress: Progress | None = None, chosen: Options | None = None) -> tuple[file_set.Manifest, bool]:
+    return file_transfer.export_files(here(context), PLAN_TIME, place, chosen or options(), progress or Progress(None))
 
 
 def bring_in(context: Context, place: Path, progress: Progress | None = None, chosen: Options | None = None) -> Outcome:
-    return files.import_files(there(context), PLAN_TIME, RUN_ID, place, chosen or options(), progress or Progress(None))
+    return file_transfer.import_files(there(context), PLAN_TIME, RUN_ID, place, chosen or options(), progress or Progress(None))
 
 
 def test_two_imports_share_the_folder_and_none_closes_the_ledger_before_the_other_is_done(world: Context, tmp_path: Path) -> None:
@@ -49,7 +51,7 @@ def test_two_imports_share_the_folder_and_none_closes_the_ledger_before_the_othe
     start_over(world)
     manifest, _ = export(world, tmp_path / "files")
     for service in world.plan.services:
-        files._prepare_ledger(world, service, manifest, tmp_path / "files", PLAN_TIME, RUN_ID)
+        file_transfer._prepare_ledger(world, service, manifest, tmp_path / "files", PLAN_TIME, RUN_ID)
     held = connect(world.targets["user_service"], application_name="tests")
     assert ledger.claim(held, "a runner that dies") is not None
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -73,7 +75,7 @@ def test_a_second_export_into_a_folder_waits_and_takes_what_the_first_one_wrote(
         (one, first), (two, second) = (done.result(timeout=60) for done in both)
     assert one == two
     assert sorted((first, second)) == [False, True]
-    assert folder.whole(place, world.plan, PLAN_TIME) == one
+    assert file_set.whole(place, world.plan, PLAN_TIME) == one
 
 
 def test_an_import_that_was_killed_between_closing_two_ledgers_is_ended_without_the_source(world: Context, tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_a_dry_run_of_each_half_needs_that_half_alone_and_tells_what_would_move(
 
 
 def test_both_halves_keep_the_rate_and_tell_why_they_pause(world: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK", 0.1)
+    monkeypatch.setattr(monitor, "LOOK", 0.1)
     rows = sum(expected(world).values())
     slow = options(limits=dataclasses.replace(FREE, rows_per_second=rows / 2), chunk_rows=50)
     started = time.monotonic()

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from ansible.module_utils.migration import control, driver
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.driver import Endpoint, connect
-from ansible.module_utils.migration.dry_run import Preview
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.transfer import Outcome
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.transfer.dry_run import Preview
+from ansible.module_utils.migration.transfer.run import Outcome
 from ansible.modules import pg_transfer
 
 from tests.conftest import execute

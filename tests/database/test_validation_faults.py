@@ -20,13 +20,15 @@ import psycopg2
 import psycopg2.errors
 import pytest
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import authorisation, canary, control, opening, scan, status, verify
-from ansible.module_utils.migration.driver import Endpoint, connect, rows
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.outcome import DIFFERENT, Finding
-from ansible.module_utils.migration.pieces import Scan
-from ansible.module_utils.migration.preflight import release
-from ansible.module_utils.migration.report import collect
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows
+from ansible.module_utils.migration.repair import release
+from ansible.module_utils.migration.report import collect, status
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.validate import authorization, drilldown, readers, test_logins
+from ansible.module_utils.migration.validate import run as validate
+from ansible.module_utils.migration.validate.result import DIFFERENT, Finding
+from ansible.module_utils.migration.validate.slices import Scan
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -79,11 +81,11 @@ def test_values_that_are_equal_and_not_the_same_are_named_by_column(databases: C
     reader = context.connect_source("tests", plan_time=one_table.PLAN_TIME, autocommit=True)
     writer = connect(target, application_name="tests", autocommit=True)
     assert one_table.load(context, reader, writer, [str(number + 1) for number in range(len(ALIKE))]) == ""
-    assert verify.compare(context, one_table.PLAN_TIME, options=dataclasses.replace(QUICK, digest=method)).passed
+    assert validate.compare(context, one_table.PLAN_TIME, options=dataclasses.replace(QUICK, digest=method)).passed
     with writer.cursor() as cursor:
         for number, (_, _, value) in enumerate(ALIKE):
             cursor.execute(f"UPDATE svc.things SET c{number} = {value} WHERE id = (SELECT id FROM svc.things ORDER BY id OFFSET {number} LIMIT 1)")
-    found = verify.compare(context, one_table.PLAN_TIME, options=dataclasses.replace(QUICK, digest=method))
+    found = validate.compare(context, one_table.PLAN_TIME, options=dataclasses.replace(QUICK, digest=method))
     assert sorted(finding.columns for finding in found.findings) == sorted((f"c{number}",) for number in range(len(ALIKE)))
     reader.close()
     writer.close()
@@ -95,8 +97,8 @@ def world(postgres: PostgresServer, databases: Callable[..., Endpoint]) -> w.Wor
 
 
 @pytest.fixture
-def compare(world: w.World) -> Callable[..., verify.Verification]:
-    return lambda tables=None, **options: verify.compare(world.context, w.PLAN_TIME, tables=tables, options=dataclasses.replace(QUICK, **options))
+def compare(world: w.World) -> Callable[..., validate.Verification]:
+    return lambda tables=None, **options: validate.compare(world.context, w.PLAN_TIME, tables=tables, options=dataclasses.replace(QUICK, **options))
 
 
 @pytest.mark.parametrize(
@@ -114,21 +116,21 @@ def compare(world: w.World) -> Callable[..., verify.Verification]:
     ],
 )
 def test_a_table_that_is_not_what_the_plan_knows_is_not_called_equal(
-    world: w.World, compare: Callable[..., verify.Verification], change: str, fault: str
+    world: w.World, compare: Callable[..., validate.Verification], change: str, fault: str
 ) -> None:
     run(world.targets["user_service"], change)
     with pytest.raises(MigrationError, match=rf"user_service\.{fault}.*nothing was compared; playbooks/schema\.yml"):
         compare()
 
 
-def test_a_column_that_no_mapping_fills_is_told_in_the_verdict(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+def test_a_column_that_no_mapping_fills_is_told_in_the_verdict(world: w.World, compare: Callable[..., validate.Verification]) -> None:
     run(world.targets["user_service"], "ALTER TABLE user_service.profiles ADD shoe integer DEFAULT 4, ALTER phone TYPE text")
     found = compare()
     assert found.passed
     assert "every mapped column (not user_service.profiles.shoe)" in found.verdict
 
 
-def test_no_table_is_no_proof(compare: Callable[..., verify.Verification]) -> None:
+def test_no_table_is_no_proof(compare: Callable[..., validate.Verification]) -> None:
     with pytest.raises(MigrationError, match="validate_tables names no table"):
         compare(tables=[])
 
@@ -151,7 +153,7 @@ def test_some_equal_tables_prove_nothing_of_the_rest() -> None:
     assert status.advise(migration, "a", steps, []).command == "playbooks/validate.yml"
 
 
-def test_one_table_is_compared_alone_and_its_references_too(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+def test_one_table_is_compared_alone_and_its_references_too(world: w.World, compare: Callable[..., validate.Verification]) -> None:
     assert compare(tables=["user_service.profiles"]).verdict.startswith("equal: ")
     assert "rows in 1 of 10 tables" in compare(tables=["user_service.profiles"]).verdict
     nobody = "99999999-9999-8999-8999-999999999999"
@@ -162,7 +164,7 @@ def test_one_table_is_compared_alone_and_its_references_too(world: w.World, comp
     assert [reference.keys for reference in found.references if reference.dangling] == [(f"id {row}",)]
 
 
-def test_after_the_cutover_a_row_that_only_a_migration_makes_is_no_row_of_the_services(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+def test_after_the_cutover_a_row_that_only_a_migration_makes_is_no_row_of_the_services(world: w.World, compare: Callable[..., validate.Verification]) -> None:
     made = "11111111-2222-8033-8044-555555555555"
     copied = "INSERT INTO user_service.profiles (id, user_id, profile_type) SELECT {}, user_id, 'student' FROM user_service.profiles LIMIT 1"
     run(world.targets["user_service"], copied.format("gen_random_uuid()"))
@@ -173,7 +175,7 @@ def test_after_the_cutover_a_row_that_only_a_migration_makes_is_no_row_of_the_se
     assert [finding.id for finding in compare(after_cutover=True).findings if finding.kind == "extra"] == [made]
 
 
-def test_each_table_has_its_share_of_the_findings_that_are_kept(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+def test_each_table_has_its_share_of_the_findings_that_are_kept(world: w.World, compare: Callable[..., validate.Verification]) -> None:
     user = world.targets["user_service"]
     run(user, "UPDATE user_service.profiles SET is_public = NOT is_public", "UPDATE user_service.roles SET is_active = NOT is_active")
     run(user, "DELETE FROM user_service.student_profiles WHERE id = (SELECT min(id::text)::uuid FROM user_service.student_profiles)")
@@ -190,29 +192,29 @@ def test_many_differences_are_counted_again_while_somebody_writes(world: w.World
     def write(what: str, done: int, total: int) -> None:
         run(world.source, "UPDATE institutions SET name = name")
 
-    options = verify.Options(settle_attempts=1, settle_seconds=0.01, findings_kept=5)
-    found = verify.compare(world.context, w.PLAN_TIME, options=options, progress=write)
+    options = validate.Options(settle_attempts=1, settle_seconds=0.01, findings_kept=5)
+    found = validate.compare(world.context, w.PLAN_TIME, options=options, progress=write)
     assert found.differences == found.tables["user_service.profiles"].target_rows
     assert "where more differ than are kept, those of the last point are counted" in found.consistency
 
 
 def test_digests_that_differ_without_a_differing_row_are_not_called_equal(
-    world: w.World, compare: Callable[..., verify.Verification], monkeypatch: pytest.MonkeyPatch
+    world: w.World, compare: Callable[..., validate.Verification], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public")
-    monkeypatch.setattr(opening, "open_one", lambda *_: iter(()))
+    monkeypatch.setattr(drilldown, "open_one", lambda *_: iter(()))
     with pytest.raises(MigrationError, match=r"user_service\.profiles: the digests of both sides differ, but no row was found"):
         compare()
 
 
 def test_a_hundred_thousand_differences_take_the_memory_of_those_that_are_kept(monkeypatch: pytest.MonkeyPatch, world: w.World) -> None:
-    rows = (opening.Row(Finding("t", "", DIFFERENT, str(number), str(number))) for number in range(100_000))
-    monkeypatch.setattr(opening, "open_one", lambda *_: rows)
+    rows = (drilldown.Row(Finding("t", "", DIFFERENT, str(number), str(number))) for number in range(100_000))
+    monkeypatch.setattr(drilldown, "open_one", lambda *_: rows)
     target = world.plan.targets[0]
-    scan = Scan(target, 0, 0, 0, "", "", {0: 1}, 0.0)
-    opener = opening.Opener(None, None, {target.name: {}}, 1, 100)  # type: ignore[arg-type]
+    readers = Scan(target, 0, 0, 0, "", "", {0: 1}, 0.0)
+    opener = drilldown.Opener(None, None, {target.name: {}}, 1, 100)  # type: ignore[arg-type]
     tracemalloc.start()
-    found = opener.all([scan])[target.name]
+    found = opener.all([readers])[target.name]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (found.total, found.beyond) == (100_000, 99_900)
@@ -221,14 +223,14 @@ def test_a_hundred_thousand_differences_take_the_memory_of_those_that_are_kept(m
 
 def test_everybodys_rights_are_opened_some_users_at_a_time(world: w.World, monkeypatch: pytest.MonkeyPatch) -> None:
     run(world.targets["auth_service"], "UPDATE auth_service.users SET is_active = NOT is_active", "DELETE FROM auth_service.user_permissions")
-    whole = authorisation.compare(world.context, w.PLAN_TIME)
+    whole = authorization.compare(world.context, w.PLAN_TIME)
     assert whole.differing == whole.users == len(whole.findings) > 100
     assert {what for _, what in whole.findings} == {"credentials, permissions", "credentials"}
-    monkeypatch.setattr(authorisation, "OPENED_ROWS", 10)
-    monkeypatch.setattr(authorisation.d, "ROWS_A_BUCKET", 16)
-    assert authorisation.compare(world.context, w.PLAN_TIME) == whole
-    monkeypatch.setattr(authorisation, "KEPT", 7)
-    few = authorisation.compare(world.context, w.PLAN_TIME)
+    monkeypatch.setattr(authorization, "OPENED_ROWS", 10)
+    monkeypatch.setattr(authorization.d, "ROWS_A_BUCKET", 16)
+    assert authorization.compare(world.context, w.PLAN_TIME) == whole
+    monkeypatch.setattr(authorization, "KEPT", 7)
+    few = authorization.compare(world.context, w.PLAN_TIME)
     assert (few.differing, len(few.findings)) == (whole.differing, 7)
 
 
@@ -245,7 +247,7 @@ def test_a_row_that_was_set_aside_without_a_reason_is_named(world: w.World) -> N
 
 def test_formats_of_hashes_are_reported_without_any_canary(world: w.World) -> None:
     run(world.targets["auth_service"], "UPDATE auth_service.users SET password_hash = 'no dollar at all ' || username WHERE username = 'ada'")
-    found = canary.check(world.context, [])
+    found = test_logins.check(world.context, [])
     assert found.passed
     assert dict(found.formats)["unknown"] == 2  # and the generator's own
     assert "unknown (2)" in found.unknown
@@ -254,7 +256,7 @@ def test_formats_of_hashes_are_reported_without_any_canary(world: w.World) -> No
     assert sum(count for _, count in found.formats) == int(ask(world.targets["auth_service"], "SELECT count(*) FROM auth_service.users"))
 
 
-def test_lines_name_no_value(world: w.World, compare: Callable[..., verify.Verification]) -> None:
+def test_lines_name_no_value(world: w.World, compare: Callable[..., validate.Verification]) -> None:
     run(world.targets["auth_service"], "UPDATE auth_service.users SET email = 'secret@example.org' WHERE username = 'ada'")
     assert "secret" not in " ".join(lines(compare()))
 
@@ -271,9 +273,9 @@ def test_who_alters_a_table_of_the_source_meanwhile_waits_for_the_validation_and
         except psycopg2.errors.LockNotAvailable as exc:
             said.append(str(exc))
 
-    look = scan.Sides.source_size
+    look = readers.Sides.source_size
 
-    def size(self: scan.Sides, table: str) -> tuple[int, float]:
+    def size(self: readers.Sides, table: str) -> tuple[int, float]:
         if not altering:
             altering.append(threading.Thread(target=alter))
             altering[0].start()
@@ -283,7 +285,7 @@ def test_who_alters_a_table_of_the_source_meanwhile_waits_for_the_validation_and
         return look(self, table)
 
     execute(world.source, "ANALYZE")
-    monkeypatch.setattr(scan.Sides, "source_size", size)
-    found = verify.compare(world.context, w.PLAN_TIME, options=dataclasses.replace(QUICK, piece_rows=20))
+    monkeypatch.setattr(readers.Sides, "source_size", size)
+    found = validate.compare(world.context, w.PLAN_TIME, options=dataclasses.replace(QUICK, piece_rows=20))
     altering[0].join()
     assert (found.passed, said) == (True, [])

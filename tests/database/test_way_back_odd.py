@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import driver
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import clients, database, manifest, preview, rehearse, rollback, table_digest, take
-from ansible.module_utils.migration.snapshot.rehearse import RehearseOptions
+from ansible.module_utils.migration.postgres import clients, content_digest, databases, driver
+from ansible.module_utils.migration.rollback import preview, rehearsal
+from ansible.module_utils.migration.rollback import run as rollback
+from ansible.module_utils.migration.rollback.rehearsal import RehearseOptions
+from ansible.module_utils.migration.rollback.run import AS_SNAPSHOT, WITHOUT_ROWS
+from ansible.module_utils.migration.snapshot import manifest, take
 from ansible.module_utils.migration.snapshot.retention import Keeping
-from ansible.module_utils.migration.snapshot.rollback import AS_SNAPSHOT, WITHOUT_ROWS
 
 from tests.walk.environment import SERVICES, Walk, ask
 from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
@@ -76,7 +78,7 @@ def make_anew(place: Walk, service: str, how: str) -> None:
     ids=["icu", "builtin"],
 )
 def test_an_odd_database_comes_back_as_it_was(walk: Walk, how: str) -> None:  # noqa: F811
-    if "icu" in how and not ask(walk.superuser, database.HAS_ICU):
+    if "icu" in how and not ask(walk.superuser, databases.HAS_ICU):
         pytest.skip("this server is built without ICU")
     make_anew(walk, "user_service", how)
     endpoint = walk.context.targets["user_service"]
@@ -94,10 +96,10 @@ def test_an_odd_database_comes_back_as_it_was(walk: Walk, how: str) -> None:  # 
 
 def test_a_server_without_icu_proves_an_icu_dump_without_its_locale(walk: Walk) -> None:  # noqa: F811
     connection = driver.connect(walk.superuser, application_name="tests", autocommit=True)
-    like = replace(database.read(connection, walk.superuser.dbname), provider="i", locale="de-DE")
+    like = replace(databases.read(connection, walk.superuser.dbname), provider="i", locale="de-DE")
     connection.close()
-    database.create(walk.superuser, "postgres", f"icu_{walk.context.control.dbname}", like, foreign=True)
-    database.drop(walk.superuser, "postgres", f"icu_{walk.context.control.dbname}")
+    databases.create(walk.superuser, "postgres", f"icu_{walk.context.control.dbname}", like, foreign=True)
+    databases.drop(walk.superuser, "postgres", f"icu_{walk.context.control.dbname}")
 
 
 def test_bytes_that_are_no_text_anywhere_come_back(walk: Walk) -> None:  # noqa: F811
@@ -205,18 +207,18 @@ def test_a_rehearsal_retires_no_snapshot_of_the_real_thing_and_leaves_none_of_it
     rollback.roll_back(walk.context, walk.rolling())
     rollback.close(walk.context, walk.rolling())
     chosen = RehearseOptions("_rehearsal", walk.root / "rehearsal", walk.taking().dump, walk.restoring())
-    rehearse.begin(walk.context, chosen)
-    copy = replace(walk, context=rehearse.copies(walk.context, "_rehearsal"))  # its snapshots go to the real ones' folder
+    rehearsal.begin(walk.context, chosen)
+    copy = replace(walk, context=rehearsal.copies(walk.context, "_rehearsal"))  # its snapshots go to the real ones' folder
     copy.pass_preflight()
     taken = take.take(copy.context, copy.taking(keeping=Keeping(count=1)))
     assert taken.removed == ()
     assert real.is_dir()
-    rehearse.begin(walk.context, chosen)
+    rehearsal.begin(walk.context, chosen)
     assert not Path(taken.folder).exists()
     assert real.is_dir()
-    scratch = rehearse.copies(walk.context, "_rehearsal")
+    scratch = rehearsal.copies(walk.context, "_rehearsal")
     for endpoint in (*scratch.targets.values(), scratch.control):
-        database.drop(endpoint, "postgres", endpoint.dbname)
+        databases.drop(endpoint, "postgres", endpoint.dbname)
 
 
 def test_a_restored_database_has_statistics_at_once(walk: Walk) -> None:  # noqa: F811
@@ -242,6 +244,6 @@ def test_a_snapshot_of_another_account_is_a_sentence(walk: Walk) -> None:  # noq
 
 
 def test_a_digest_that_fails_is_the_error_that_is_told(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr(table_digest, "read_table", lambda connection, schema, table: driver.rows(connection, "SELECT 1 / 0"))
+    monkeypatch.setattr(content_digest, "read_table", lambda connection, schema, table: driver.rows(connection, "SELECT 1 / 0"))
     with pytest.raises(MigrationError, match=r"monolith .*: digesting the tables: DivisionByZero"):
         take.take(walk.context, walk.taking())

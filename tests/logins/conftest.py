@@ -23,16 +23,17 @@ from typing import Any
 
 import pytest
 import redis
-from ansible.module_utils.migration import driver, ids
-from ansible.module_utils.migration.compiler import compile_plan
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.plan import Plan
-from ansible.module_utils.migration.quote import ident
+from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.quote import ident
+from ansible.module_utils.migration.sessions.cache_layout import Layout
 from ansible.module_utils.migration.sessions.carry import Result, Rules, carry
-from ansible.module_utils.migration.sessions.layout import Layout
 from ansible.module_utils.migration.sessions.ledger import Ledger
-from ansible.module_utils.migration.sessions.rows import service_rows
+from ansible.module_utils.migration.sessions.service_table import service_rows
 from ansible.module_utils.migration.sessions.store import Address, StoreOptions, open_store
 from ansible.module_utils.migration.sessions.users import MigratedUsers
 

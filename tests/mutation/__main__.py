@@ -11,8 +11,8 @@ import shutil
 import sys
 
 from ansible.module_utils.lab import postgres, process
-from ansible.module_utils.migration import verify
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.validate import run as validate
 
 from . import campaign, world
 
@@ -45,7 +45,7 @@ def main() -> int:
         score = campaign.run(make, mutations=options.mutations, users=options.users, seed=options.seed, digest=options.digest)
         for number in range(options.clean_runs):
             made = world.make_world(make, users=60 + number * 7, seed=options.seed + 1 + number)
-            found = verify.compare(made.context, world.PLAN_TIME, options=verify.Options(settle_attempts=0, digest=options.digest))
+            found = validate.compare(made.context, world.PLAN_TIME, options=validate.Options(settle_attempts=0, digest=options.digest))
             score.clean_runs += 1
             score.false_alarms += [finding.line for finding in found.findings] + [reference.line for reference in found.references if reference.dangling]
     finally:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ansible.module_utils.migration import verify
-from ansible.module_utils.migration.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.validate import run as validate
 
 from . import world as w
 from .mutator import Cursor, Damage, Table, damage, tables, unlock
@@ -44,7 +44,7 @@ class Campaign:
         self._world = w.make_world(make, users=users, seed=seed, indexes=False)
         self._rng = random.Random(seed)
         # Pieces of some rows, as a large table is read in pieces of many.
-        self._options = verify.Options(settle_attempts=0, digest=digest, piece_rows=100)
+        self._options = validate.Options(settle_attempts=0, digest=digest, piece_rows=100)
         with _cursor(self._world.source) as cursor:
             cursor.execute("ANALYZE")
         self._tables: list[Table] = []
@@ -58,7 +58,7 @@ class Campaign:
 
     def clean_run(self, score: Score) -> None:
         """Validate what was not damaged."""
-        found = verify.compare(self._world.context, w.PLAN_TIME, options=self._options)
+        found = validate.compare(self._world.context, w.PLAN_TIME, options=self._options)
         score.clean_runs += 1
         score.false_alarms += [finding.line for finding in found.findings]
 
@@ -86,7 +86,7 @@ class Campaign:
         self._restore({made.table for made in done})
 
     def _judge(self, score: Score, done: list[Damage]) -> None:
-        found = verify.compare(self._world.context, w.PLAN_TIME, options=self._options)
+        found = validate.compare(self._world.context, w.PLAN_TIME, options=self._options)
         left = {(finding.target, finding.kind, finding.id, finding.columns) for finding in found.findings}
         if len(left) != found.differences:
             score.false_alarms.append(f"{found.differences} differences counted, {len(left)} named")

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import ids
-from ansible.module_utils.migration.compiler import compile_plan
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
-from ansible.module_utils.migration.driver import Endpoint, connect
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.plan import Plan
-from ansible.module_utils.migration.quote import ident
+from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.quote import ident
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAMESPACE = "a namespace of the tests, long enough"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.lab import lab, layout, postgres, process
-from ansible.module_utils.migration import driver
+from ansible.module_utils.migration.postgres import driver
 
 from tests.servers.tls import Authority, authority
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from ansible.module_utils.migration.build import Built, _Schedule, _Task
-from ansible.module_utils.migration.ddl import Action, Step
+from ansible.module_utils.migration.schema.build import Built, _Schedule, _Task
+from ansible.module_utils.migration.schema.ddl import Action, Step
 
 
 def action(kind: str, name: str, *tables: str, shared: bool = True, steps: int = 1) -> Action:

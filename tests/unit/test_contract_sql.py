@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.contract_sql.parse import parse_contract, parse_texts
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.contract.parse import parse_contract, parse_texts
 from ansible.module_utils.migration.errors import MigrationError
 
 FILES = Path(__file__).resolve().parents[2] / "roles" / "schema" / "files"

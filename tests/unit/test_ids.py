@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import ids
+from ansible.module_utils.migration.plan import ids
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ids.md").read_text(encoding="utf-8")
 NAMESPACE = re.search(r"Namespace: `(.+?)`", DOCUMENT).group(1)

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.migration import ids
-from ansible.module_utils.migration.compiler import compile_plan
-from ansible.module_utils.migration.contract_sql.parse import parse_contract
+from ansible.module_utils.migration.contract.parse import parse_contract
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.mapping import read_mappings
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.plan import ids
+from ansible.module_utils.migration.plan.compiler import compile_plan
+from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.model import Plan
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("auth_service", "user_service")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible.module_utils.migration.origins import origins
+from ansible.module_utils.migration.plan.column_origins import origins
 
 A = {"id": (("a", "id"),)}
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.checks.findings import Finding, ordered
+from ansible.module_utils.migration.checks.row_checks import raw_sql
+from ansible.module_utils.migration.checks.source_catalog import Reference, SourceCatalog, SourceColumn, SourceTable
+from ansible.module_utils.migration.plan.model import Plan
 from ansible.module_utils.migration.preflight import coverage, dependencies
-from ansible.module_utils.migration.preflight.contract_checks import raw_sql
-from ansible.module_utils.migration.preflight.findings import Finding, ordered
-from ansible.module_utils.migration.preflight.source_catalog import Reference, SourceCatalog, SourceColumn, SourceTable
 
 from tests.mutation.world import PROJECT, read_plan
 

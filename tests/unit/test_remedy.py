@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import remedy, status
-from ansible.module_utils.migration.control import Migration
+from ansible.module_utils.migration.report import advice, status
+from ansible.module_utils.migration.state.control import Migration
 from ansible.modules import pg_validate
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-CHECKS = {name: {"passed": True, "verdict": f"{name} holds"} for name in remedy.CHECKS}
+CHECKS = {name: {"passed": True, "verdict": f"{name} holds"} for name in advice.CHECKS}
 
 
 def validation(rows: int = 0, dangling: int = 0, **failing: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def validation(rows: int = 0, dangling: int = 0, **failing: str) -> dict[str, An
     ],
 )
 def test_the_next_step_is_the_one_that_helps(found: dict[str, Any], command: str, why: str) -> None:
-    helps = remedy.remedy(found)
+    helps = advice.remedy(found)
     assert helps.command == f"playbooks/{command}.yml"
     assert why in helps.why
     migration = Migration(1, "run", "open", "a", "f", "2026-01-02", "there", NOW)
@@ -55,7 +55,7 @@ def test_the_next_step_is_the_one_that_helps(found: dict[str, Any], command: str
 
 
 def test_what_failed_comes_first_in_the_verdict_and_what_holds_does_not_hide_it() -> None:
-    assert pg_validate.whole_verdict(validation()).count("holds") == len(remedy.CHECKS)
+    assert pg_validate.whole_verdict(validation()).count("holds") == len(advice.CHECKS)
     assert pg_validate.whole_verdict(validation(rows=1, canaries="no canary sings")) == "NOT equal: some; no canary sings"
     verdict = pg_validate.whole_verdict(validation(quarantine="2 fit", canaries="no canary sings"))
     assert verdict == "NOT passed: 2 fit; no canary sings; rows equal: all"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import baseline, status
-from ansible.module_utils.migration.control import Migration, Record
-from ansible.module_utils.migration.report import collect, svg
+from ansible.module_utils.migration.report import collect, status, svg
 from ansible.module_utils.migration.report.page import page
+from ansible.module_utils.migration.state.control import Migration, Record
+from ansible.module_utils.migration.validate import latency
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MIGRATION = Migration(1, "20260102T030405Z-ab12", "open", "a" * 64, "f" * 16, "2026-01-02 03:04:05", "there", NOW)
@@ -218,7 +218,7 @@ def test_the_headline_names_each_check_that_failed_and_the_log_what_each_validat
 def test_a_validation_that_could_not_run_says_why() -> None:
     assert "<h2>Validation</h2><p>It could not run: no way &lt;in&gt;</p>" in page(assembled(record(1, "validate", "error", error="no way <in>")))
 def test_the_performance_baseline_has_both_sides_and_the_threshold() -> None:
-    timed = baseline.Baseline((baseline.Timing("log in by email", 0.25, 4.0), baseline.Timing("a user's permissions", 0.0, 0.6)), most=1.5)
+    timed = latency.Baseline((latency.Timing("log in by email", 0.25, 4.0), latency.Timing("a user's permissions", 0.0, 0.6)), most=1.5)
     assert timed.verdict == "1 of 2 questions are answered in time (at most 1.5 times the monolith's time, or 1 ms)"
     assert timed.lines == ("log in by email: 0.25 ms before, 4.00 ms now",)
     shown = Tables()

@@ -10,11 +10,11 @@ import pickle
 import zlib
 
 import pytest
-from ansible.module_utils.migration import canary
 from ansible.module_utils.migration.sessions import signing
-from ansible.module_utils.migration.sessions.announce import reset_links
-from ansible.module_utils.migration.sessions.layout import Layout, key_slot, neutral, slot, tags
-from ansible.module_utils.migration.sessions.seen import Seen
+from ansible.module_utils.migration.sessions.cache_layout import Layout, key_slot, neutral, slot, tags
+from ansible.module_utils.migration.sessions.key_set import Seen
+from ansible.module_utils.migration.sessions.reset_links import reset_links
+from ansible.module_utils.migration.validate import test_logins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ JSON = st.recursive(
 @pytest.fixture(scope="module")
 def django_signing():
     """Return django.core.signing with the monolith's secret."""
-    canary.django_hashers()  # one process configures Django once
+    test_logins.django_hashers()  # one process configures Django once
     from django.core import signing as core
 
     return core
@@ -49,7 +49,7 @@ def test_what_django_signs_is_read(django_signing, compress: bool) -> None:
 @settings(deadline=None)  # machines are busy
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
 def test_what_we_sign_django_reads(session: dict) -> None:
-    canary.django_hashers()  # one process configures Django once
+    test_logins.django_hashers()  # one process configures Django once
     from django.core import signing as core
 
     assert core.loads(signing.encode(session, SECRET), key=SECRET, salt=signing.SESSION_SALT) == session
@@ -117,7 +117,7 @@ def test_a_hash_is_renewed_only_while_the_password_is_the_same() -> None:
 
 
 def test_the_hash_is_djangos() -> None:
-    canary.django_hashers()  # one process configures Django once
+    test_logins.django_hashers()  # one process configures Django once
     from django.utils.crypto import salted_hmac
 
     salt = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"

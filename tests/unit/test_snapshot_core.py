@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import clients, database, retention
-from ansible.module_utils.migration.snapshot.clients import Clients
-from ansible.module_utils.migration.snapshot.database import Grant, Properties, Setting
+from ansible.module_utils.migration.postgres import clients, databases
+from ansible.module_utils.migration.postgres.clients import Clients
+from ansible.module_utils.migration.postgres.content_digest import Content, SequenceState, TableDigest, differences
+from ansible.module_utils.migration.postgres.databases import Grant, Properties, Setting
+from ansible.module_utils.migration.rollback.service_rows import Unaccounted, refuse_strangers
+from ansible.module_utils.migration.snapshot import retention
 from ansible.module_utils.migration.snapshot.dump import make_folder
-from ansible.module_utils.migration.snapshot.native import Unaccounted, refuse_strangers
 from ansible.module_utils.migration.snapshot.retention import Keeping, Stored
-from ansible.module_utils.migration.snapshot.table_digest import Content, SequenceState, TableDigest, differences
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 PLAIN = Properties("own er", "UTF8", "c", "C", "C", None, None, "pg_default", -1, None, None, ())
@@ -126,13 +127,13 @@ def test_a_killed_client_is_said_so() -> None:
 
 
 def test_a_database_is_made_like_another() -> None:
-    assert database.create_sql("n", PLAIN, 180000) == (
+    assert databases.create_sql("n", PLAIN, 180000) == (
         "CREATE DATABASE \"n\" TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' LOCALE_PROVIDER libc OWNER \"own er\""
     )
     icu = dataclasses.replace(PLAIN, provider="i", locale="de-DE", tablespace="fast")
-    assert "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' OWNER \"own er\" TABLESPACE \"fast\"" in database.create_sql("n", icu, 170000)
-    assert "OWNER" not in database.create_sql("n", icu, 170000, foreign=True)
-    assert "LOCALE_PROVIDER" not in database.create_sql("n", PLAIN, 140000)
+    assert "LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' OWNER \"own er\" TABLESPACE \"fast\"" in databases.create_sql("n", icu, 170000)
+    assert "OWNER" not in databases.create_sql("n", icu, 170000, foreign=True)
+    assert "LOCALE_PROVIDER" not in databases.create_sql("n", PLAIN, 140000)
 
 
 def test_settings_and_grants_are_given_again() -> None:
@@ -141,7 +142,7 @@ def test_settings_and_grants_are_given_again() -> None:
         settings=(Setting("", "search_path", '"$user", "a, b", public'), Setting("r", "app.x", "it's")),
         grants=(Grant("", "CONNECT", False), Grant("r", "CREATE", True)),
     )
-    assert database.dress_sql("n", like) == [
+    assert databases.dress_sql("n", like) == [
         "ALTER DATABASE \"n\" SET \"search_path\" TO '$user', 'a, b', 'public'",
         'ALTER ROLE "r" IN DATABASE "n" SET "app"."x" TO \'it\'\'s\'',
         'REVOKE ALL ON DATABASE "n" FROM PUBLIC, "own er"',
@@ -151,10 +152,10 @@ def test_settings_and_grants_are_given_again() -> None:
 
 
 def test_a_derived_name_fits_and_is_the_same_each_time() -> None:
-    name = database.derived("d" * 63, "migrated", "20260101T000000Z-ab12")
+    name = databases.derived("d" * 63, "migrated", "20260101T000000Z-ab12")
     assert len(name) == 63
     assert name.endswith("_migrated_20260101t000000z_ab12")
-    assert len(database.derived("é" * 31, "migrated", "20260101T000000Z-ab12").encode()) <= 63
+    assert len(databases.derived("é" * 31, "migrated", "20260101T000000Z-ab12").encode()) <= 63
 
 
 def stored(days_ago: list[int]) -> list[Stored]:

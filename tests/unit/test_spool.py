@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.outcome import DIFFERENT, EXTRA, Finding
-from ansible.module_utils.migration.spool import Spool
+from ansible.module_utils.migration.repair.key_spool import Spool
+from ansible.module_utils.migration.validate.result import DIFFERENT, EXTRA, Finding
 
 USERS: Any = SimpleNamespace(name="auth_service.users")
 ROLES: Any = SimpleNamespace(name="user_service.roles")

@@ -15,20 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration import control, ddl, driver, reconcile, transfer
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.contract import Contract
-from ansible.module_utils.migration.control import Migration, Record
-from ansible.module_utils.migration.ddl_schema import plan_schema
-from ansible.module_utils.migration.driver import Endpoint, connect
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.quote import ident, literal
 from ansible.module_utils.migration.progress import Progress
-from ansible.module_utils.migration.quote import ident, literal
+from ansible.module_utils.migration.repair import reconcile
+from ansible.module_utils.migration.rollback.run import RollbackOptions
+from ansible.module_utils.migration.schema import ddl
+from ansible.module_utils.migration.schema.tables import plan_schema
 from ansible.module_utils.migration.snapshot.dump import DumpOptions
 from ansible.module_utils.migration.snapshot.restore import RestoreOptions
-from ansible.module_utils.migration.snapshot.rollback import RollbackOptions
 from ansible.module_utils.migration.snapshot.take import TakeOptions
-from ansible.module_utils.migration.throttle import Limits
+from ansible.module_utils.migration.state import control
+from ansible.module_utils.migration.state.control import Migration, Record
+from ansible.module_utils.migration.state.limits import Limits
+from ansible.module_utils.migration.transfer import run as transfer
 
 from tests.mutation.world import NAMESPACE, SERVICES, fill
 

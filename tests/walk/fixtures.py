@@ -13,7 +13,7 @@ import pytest
 from ansible.module_utils.lab import postgres as lab_postgres
 from ansible.module_utils.lab import process
 from ansible.module_utils.lab.postgres import PostgresServer
-from ansible.module_utils.migration.plan import Plan
+from ansible.module_utils.migration.plan.model import Plan
 
 from tests.mutation.world import read_plan
 from tests.walk.environment import Walk, build, remove

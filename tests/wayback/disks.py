@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import rollback, take
+from ansible.module_utils.migration.rollback import run as rollback
+from ansible.module_utils.migration.snapshot import take
 from ansible.module_utils.migration.snapshot.dump import DumpOptions
 from ansible.module_utils.migration.snapshot.retention import Keeping
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from ansible.module_utils.migration import control, driver
-from ansible.module_utils.migration.snapshot import clients, database, exchange, manifest, rehearse, removal, restore, rollback, table_digest, take
-from ansible.module_utils.migration.snapshot.rehearse import RehearseOptions
-from ansible.module_utils.migration.snapshot.rollback import AS_BEFORE, AS_SNAPSHOT, WITHOUT_ROWS
+from ansible.module_utils.migration.postgres import clients, content_digest, databases, driver
+from ansible.module_utils.migration.rollback import delete_rows, rehearsal, rename
+from ansible.module_utils.migration.rollback import run as rollback
+from ansible.module_utils.migration.rollback.rehearsal import RehearseOptions
+from ansible.module_utils.migration.rollback.run import AS_BEFORE, AS_SNAPSHOT, WITHOUT_ROWS
+from ansible.module_utils.migration.snapshot import manifest, restore, take
+from ansible.module_utils.migration.state import control, rolled_back
 
 from tests.conftest import PROJECT
 from tests.walk.environment import SERVICES, Walk, ask, die_in, dying
@@ -38,55 +41,55 @@ class Kill:
 
 SNAPSHOT = (
     Kill("before pg_dump of the monolith", clients, "run", 1, False),
-    Kill("while the tables are digested", table_digest, "read_table", 3, False),
+    Kill("while the tables are digested", content_digest, "read_table", 3, False),
     Kill("after pg_dump of the monolith", clients, "run", 1, True),
     Kill("after the roles of the monolith", clients, "run", 2, True),
     Kill("after the last pg_dump", take, "dump", 3, True),
     Kill("before the manifest is written", manifest, "write", 1, False),
     Kill("after the manifest is written", manifest, "write", 1, True),
-    Kill("after the first scratch database is made", database, "create", 1, True),
+    Kill("after the first scratch database is made", databases, "create", 1, True),
     Kill("after pg_restore into the first scratch database", clients, "run", 7, True),
     Kill("after the comparison of the second", take, "prove", 2, True),
-    Kill("before the last scratch database is dropped", database, "drop", 6, False),
+    Kill("before the last scratch database is dropped", databases, "drop", 6, False),
     Kill("before the folder's files are compared", manifest, "check_files", 1, False),
     Kill("before the snapshot is recorded", control, "set_snapshot", 1, False),
     Kill("after the snapshot is recorded", control, "set_snapshot", 1, True),
 )
 DATABASES = (
-    Kill("after the first new database is made", database, "create", 1, True),
+    Kill("after the first new database is made", databases, "create", 1, True),
     Kill("before pg_restore", restore.clients, "run", 1, False),
     Kill("after pg_restore", restore.clients, "run", 1, True),
     Kill("after the first copy is proven", restore, "prove", 1, True),
-    Kill("before grants and settings of the second", database, "dress", 2, False),
+    Kill("before grants and settings of the second", databases, "dress", 2, False),
     Kill("after rows of others were looked for", rollback.native, "unaccounted", 2, True),
     Kill("after the first evidence is written", rollback, "export_evidence", 1, True),
-    Kill("before the first exchange", exchange, "exchange", 1, False),
+    Kill("before the first exchange", rename, "exchange", 1, False),
     Kill("between the two renames of the first exchange", driver, "rows", 1, True),
-    Kill("after the first exchange", exchange, "exchange", 1, True, (AS_SNAPSHOT, AS_BEFORE)),
-    Kill("after the second exchange", exchange, "exchange", 2, True, BOTH_BACK),
+    Kill("after the first exchange", rename, "exchange", 1, True, (AS_SNAPSHOT, AS_BEFORE)),
+    Kill("after the second exchange", rename, "exchange", 2, True, BOTH_BACK),
     Kill("before the migration is closed", control, "close", 1, False, BOTH_BACK),
     Kill("after the migration is closed", control, "close", 1, True, BOTH_BACK),
 )
 ONE = (
     Kill("after pg_restore", restore.clients, "run", 1, True),
-    Kill("before the exchange", exchange, "exchange", 1, False),
-    Kill("after the exchange", exchange, "exchange", 1, True, (AS_BEFORE, AS_SNAPSHOT)),
+    Kill("before the exchange", rename, "exchange", 1, False),
+    Kill("after the exchange", rename, "exchange", 1, True, (AS_BEFORE, AS_SNAPSHOT)),
 )
 DATA = (
-    Kill("when the transfer is shut out", removal, "_shut_out_transfer", 1, True),
-    Kill("with the ids of two tables loaded", removal, "_load_ids", 2, True),
-    Kill("before the ledger of the first service is renamed", removal, "kept_schema", 4, False),
-    Kill("after the first service", removal, "remove", 1, True, (WITHOUT_ROWS, AS_BEFORE)),
-    Kill("after the second service", removal, "remove", 2, True, BOTH_WITHOUT),
+    Kill("when the transfer is shut out", delete_rows, "_shut_out_transfer", 1, True),
+    Kill("with the ids of two tables loaded", delete_rows, "_load_ids", 2, True),
+    Kill("before the ledger of the first service is renamed", rolled_back, "kept_schema", 4, False),
+    Kill("after the first service", delete_rows, "remove", 1, True, (WITHOUT_ROWS, AS_BEFORE)),
+    Kill("after the second service", delete_rows, "remove", 2, True, BOTH_WITHOUT),
     Kill("before the migration is closed", control, "close", 1, False, BOTH_WITHOUT),
 )
 REHEARSAL = (
-    Kill("after the first copy", rehearse, "_copy", 1, True),
+    Kill("after the first copy", rehearsal, "_copy", 1, True),
     Kill("after the snapshot of the copies", take, "take", 1, True),
-    Kill("after the damage", rehearse, "damage", 1, True),
-    Kill("after the first exchange", exchange, "exchange", 1, True),
-    Kill("before the copies are compared", rehearse, "check", 1, False),
-    Kill("after the copies are dropped", rehearse, "_drop", 2, True),
+    Kill("after the damage", rehearsal, "damage", 1, True),
+    Kill("after the first exchange", rename, "exchange", 1, True),
+    Kill("before the copies are compared", rehearsal, "check", 1, False),
+    Kill("after the copies are dropped", rehearsal, "_drop", 2, True),
 )
 
 
@@ -216,20 +219,20 @@ def options(place: Walk) -> RehearseOptions:
 def rehearsed(place: Walk) -> None:
     """Walk a rehearsal as its playbook does."""
     chosen = options(place)
-    rehearse.begin(place.context, chosen)
-    copy = replace(place, context=rehearse.copies(place.context, chosen.suffix), root=chosen.root)
+    rehearsal.begin(place.context, chosen)
+    copy = replace(place, context=rehearsal.copies(place.context, chosen.suffix), root=chosen.root)
     for last in (False, True):
         copy.pass_preflight()
         take.take(copy.context, copy.taking(proof=True))
         copy.carry()
         if not last:
-            rehearse.damage(place.context, chosen)
+            rehearsal.damage(place.context, chosen)
             back(copy)
-            rehearse.check(place.context, chosen)
+            rehearsal.check(place.context, chosen)
     records = control.connect(copy.context.control)
     control.record(records, "validate", "passed", {})
     records.close()
-    rehearse.finish(place.context, chosen)
+    rehearsal.finish(place.context, chosen)
 
 
 @named(REHEARSAL)
@@ -237,9 +240,9 @@ def test_rehearsal(walk: Walk, monkeypatch: pytest.MonkeyPatch, table: list[str]
     before = whole(walk)
     struck(kill, monkeypatch, lambda: rehearsed(walk))
     assert whole(walk) == before
-    recorded = on_record(walk, rehearse.KIND)
+    recorded = on_record(walk, rehearsal.KIND)
     rehearsed(walk)
-    assert [item.outcome for item in reversed(walk.history(rehearse.KIND))] == ["begun", "failed", "begun", "passed"]
+    assert [item.outcome for item in reversed(walk.history(rehearsal.KIND))] == ["begun", "failed", "begun", "passed"]
     assert whole(walk) == before
     assert not [name for name in walk.databases() if "_rehearsal" in name]
     assert ask(walk.superuser, f"SELECT count(*) FROM pg_database WHERE datname = '{walk.context.control.dbname}_rehearsal'") == 0

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.snapshot import rollback, take
-from ansible.module_utils.migration.snapshot.sealing import Sealing
+from ansible.module_utils.migration.rollback import run as rollback
+from ansible.module_utils.migration.snapshot import take
+from ansible.module_utils.migration.snapshot.encryption import Sealing
 
 from tests.walk.environment import SERVICES, Walk
 from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..contract import ColumnSpec
-from ..quote import literal
+from ..contract.model import ColumnSpec
+from ..postgres.quote import literal
 
 INTEGERS = {"smallint": (-(2**15), 2**15 - 1), "integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
 FLOATS = ("real", "double precision")

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import driver
-from ..contract import ForeignKey
-from ..plan import Plan, Policy, Target, none_of
-from ..quote import array, ident, qualified
-from .contract_checks import PartScan, minting_part, policy_of, spec_of
+from ..contract.model import ForeignKey
+from ..plan.model import Plan, Policy, Target, none_of
+from ..postgres import driver
+from ..postgres.quote import array, ident, qualified
 from .findings import STOP, WARN, Finding
+from .row_checks import PartScan, minting_part, policy_of, spec_of
 
 FIRST = 5
 MOST_VALUES = 10_000  # values that are looked up in a table that no mapping fills

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..contract import ColumnSpec, IndexElement, IndexSpec, TableSpec
-from ..quote import ident
+from ..contract.model import ColumnSpec, IndexElement, IndexSpec, TableSpec
+from ..postgres.quote import ident
 from . import casts
 
 LARGEST = 2704 - 8  # bytes of a B-tree's key (BTMaxItemSize of 8 kB pages, access/nbtree.h) without the tuple's header

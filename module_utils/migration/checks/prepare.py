@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from .. import driver
 from ..errors import MigrationError
-from ..plan import Cell, Part, Plan, Target
-from ..quote import ident, qualified
-from .contract_checks import PartScan, build_scan, minting_part, raw_expressions, raw_sql, scanned
-from .faults import LOCKED, NO_PRIVILEGE, about_rows, said, state
+from ..plan.model import Cell, Part, Plan, Target
+from ..postgres import driver
+from ..postgres.quote import ident, qualified
 from .findings import STOP, Finding
+from .row_checks import PartScan, build_scan, minting_part, raw_expressions, raw_sql, scanned
 from .source_catalog import SourceCatalog
+from .sql_errors import LOCKED, NO_PRIVILEGE, about_rows, said, state
 
 SHOWN = 60  # characters of a constant
 Encodings = Mapping[str, tuple[str, str]]  # of the source and of the target, by service

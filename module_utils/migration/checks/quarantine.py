@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 
-from .. import driver
 from ..context import Context
 from ..errors import MigrationError
-from ..plan import Plan
-from ..snapshots import read_only_snapshot
-from . import hanging, source_catalog
-from .contract_checks import PartScan
+from ..plan.model import Plan
+from ..postgres import driver
+from ..state.exported_snapshot import read_only_snapshot
+from . import foreign_key_checks, source_catalog
 from .prepare import prepare
-from .uniques import Unique, build_uniques
+from .row_checks import PartScan
+from .unique_checks import Unique, build_uniques
 
 CAP = 100_000
 APPLICATION_NAME = "edulink-migration preflight"
@@ -111,7 +111,7 @@ class _Search:
             for unique in build_uniques(self.plan, target, mine, self.catalog.proven)
             if unique.policy is not None and unique.policy.policy == "quarantine"
         ]
-        references = [item for item in hanging.build(self.plan, self.scans) if item.parents]
+        references = [item for item in foreign_key_checks.build(self.plan, self.scans) if item.parents]
         before = -1
         while self.total != before:
             before = self.total
@@ -177,7 +177,7 @@ class _Search:
         for key, row_id, parent in driver.rows(self.connection, f"{statement} {glue} ({child})::text = ANY ({bound}) LIMIT {self.cap + 1}"):
             self._add(scan, key, row_id, "dependant", column, f"refers to a quarantined row of {entity}", f"{entity} {parent}")
 
-    def _hanging(self, reference: hanging.Reference) -> None:
+    def _hanging(self, reference: foreign_key_checks.Reference) -> None:
         """Put aside what hangs, by the operator's policy, and what refers to a row that stays behind, in any case."""
         refused = {place: keys for scan in reference.parents if (keys := self.found[place := (scan.target.name, scan.part.name)])}
         if not reference.rejects and not refused:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import driver, ledger
-from .context import Context
-from .errors import MigrationError
-from .plan import Part, Plan, none_of
-from .preflight import source_catalog
-from .preflight.accounting import Account, Ask, Refused, account
-from .preflight.source_catalog import SourceCatalog
-from .snapshots import NO_SUCH_SNAPSHOT, read_only_snapshot
+from ..context import Context
+from ..errors import MigrationError
+from ..plan.model import Part, Plan, none_of
+from ..postgres import driver
+from ..state import ledger
+from ..state.exported_snapshot import NO_SUCH_SNAPSHOT, read_only_snapshot
+from . import source_catalog
+from .row_accounting import Account, Ask, Refused, account
+from .source_catalog import SourceCatalog
 
 APPLICATION_NAME = "edulink-migration accounting"
 SETTINGS = {"work_mem": "64MB", "max_parallel_workers_per_gather": "0"}  # joins whole tables, beside the copy

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..plan import Part, Plan, Touch, none_of
-from ..quote import ident, qualified
-from .contract_checks import scanned
+from ..plan.model import Part, Plan, Touch, none_of
+from ..postgres.quote import ident, qualified
 from .findings import STOP, Finding
+from .row_checks import scanned
 from .source_catalog import SourceCatalog
 
 Ask = Callable[[str], list[tuple[Any, ...]]]  # a statement on the source: its rows

@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..contract import ColumnSpec, Contract, TableSpec
-from ..plan import Cell, Part, Plan, Policy, Predicate, Target, endless, replaced
-from ..quote import ident, literal, qualified
-from . import casts, indexed
+from ..contract.model import ColumnSpec, Contract, TableSpec
+from ..plan.model import Cell, Part, Plan, Policy, Predicate, Target, endless, replaced
+from ..postgres.quote import ident, literal, qualified
+from . import casts, index_checks
 from .casts import Condition
 from .findings import INFO, STOP, WARN
 
@@ -208,12 +208,12 @@ def build_scan(
     if spec:
         checks += _table_checks(target, part, spec, values)
         row = {name: item.stored for name, item in values.items()}
-        for large in indexed.too_large(spec, row):
-            said = f"is too large for the index {large.name}: a B-tree takes {indexed.LARGEST} bytes"
+        for large in index_checks.too_large(spec, row):
+            said = f"is too large for the index {large.name}: a B-tree takes {index_checks.LARGEST} bytes"
             policy = policy_of(target, large.column, "length") if large.column else None
             checks.append(Check(part.label, large.column, "length", large.sql, said, STOP, policy, large.name))
     base = part.source(schema)
-    tries = [*_tries(target, part, values, encodings if spec else None), *(indexed.tries(spec, row) if spec else ())]
+    tries = [*_tries(target, part, values, encodings if spec else None), *(index_checks.tries(spec, row) if spec else ())]
     return PartScan(target, part, base, f"{base}{_joins(parents)}", tuple(checks), parents, values, tuple(tries))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .. import driver
+from ..postgres import driver
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..contract import TableSpec
-from ..plan import Part, Plan, Policy, Target
-from ..quote import ident
+from ..contract.model import TableSpec
+from ..plan.model import Part, Plan, Policy, Target
+from ..postgres.quote import ident
 from . import casts
-from .contract_checks import PartScan, policy_of, spec_of
 from .findings import STOP
+from .row_checks import PartScan, policy_of, spec_of
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..contract import ConstraintSpec, ForeignKey
 from ..errors import MigrationError
-from ..parser import enums
-from ..quote import qualified
+from ..postgres.quote import qualified
 from .draft import Draft, DraftTable
+from .model import ConstraintSpec, ForeignKey
+from .parser import enums
 from .trees import columns_of, name_list, strings
 
 _ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}

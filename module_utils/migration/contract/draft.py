@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..contract import ColumnSpec, ConstraintSpec, DomainSpec, IndexSpec, Statement
 from ..errors import MigrationError
-from ..parser import pglast
-from .chosen_names import choose
+from .default_names import choose
+from .model import ColumnSpec, ConstraintSpec, DomainSpec, IndexSpec, Statement
+from .parser import pglast
 from .trees import deparse
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contract import IndexElement, IndexSpec
-from ..parser import enums
-from .chosen_names import expression_name, numbered
+from .default_names import expression_name, numbered
 from .draft import Draft, DraftTable
+from .model import IndexElement, IndexSpec
+from .parser import enums
 from .trees import columns_of, dotted, name_list, spell
 
 

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The contract: what a service's own SQL says its tables are.
 
-The model is made by contract_sql on the controller and travels to runners as JSON-safe dictionaries, so that nothing
+The model is made by parse.py on the controller and travels to runners as JSON-safe dictionaries, so that nothing
 but the controller needs a parser.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from .quote import ident, qualified
+from ..postgres.quote import ident, qualified
 
 KINDS = ("primary_key", "unique", "exclude", "check", "foreign_key")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..contract import Contract, Statement, TableSpec
 from ..errors import MigrationError
-from ..parser import pglast, require_parser
-from ..quote import ident
+from ..postgres.quote import ident
 from .constraints import resolved
 from .draft import Draft, DraftTable, Place
+from .model import Contract, Statement, TableSpec
+from .parser import pglast, require_parser
 from .statements import add_statement
 
 

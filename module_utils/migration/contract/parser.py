@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .errors import MigrationError
+from ..errors import MigrationError
 
 try:
     import pglast

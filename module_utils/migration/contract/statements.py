@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..contract import DomainSpec
-from ..parser import enums
-from ..quote import ident, qualified
+from ..postgres.quote import ident, qualified
 from .draft import Draft
 from .indexes import create_index
+from .model import DomainSpec
+from .parser import enums
 from .tables import alter_table, create_table
 from .trees import strings
 from .types import read_type, spelled

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..contract import ColumnSpec
-from ..parser import ast, enums
 from .constraints import add_constraints
 from .draft import Draft, DraftTable
+from .model import ColumnSpec
+from .parser import ast, enums
 from .trees import dotted
 from .types import read_type
 

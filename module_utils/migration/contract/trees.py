@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from ..parser import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS, RawStream, Visitor, ast, pglast
-from ..quote import ident
+from ..postgres.quote import ident
+from .parser import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS, RawStream, Visitor, ast, pglast
 
 
 def deparse(node: Any) -> str:

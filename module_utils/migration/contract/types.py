@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..parser import ast
 from .draft import Draft, Type
+from .parser import ast
 from .trees import spell
 
 # The parser's names of built-in types, as format_type() writes them.

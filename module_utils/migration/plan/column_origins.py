@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-from .parser import ast, enums
+from ..contract.parser import ast, enums
 from .sql_reader import single_select
 
 Origin = tuple[str, str]  # table, column

@@ -13,13 +13,13 @@ import json
 from collections.abc import Mapping as MappingType
 from typing import Any
 
+from ..contract.model import Contract, TableSpec
+from ..errors import MigrationError
+from ..postgres.quote import ident, literal
 from . import ids
 from . import mapping as m
-from .contract import Contract, TableSpec
-from .errors import MigrationError
-from .origins import origins
-from .plan import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
-from .quote import ident, literal
+from .column_origins import origins
+from .model import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
 from .sql_reader import Reads, output_columns, read_expression, read_query
 from .yaml_tree import suggest
 

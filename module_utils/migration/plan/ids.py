@@ -25,7 +25,7 @@ import hmac
 import uuid
 from collections.abc import Sequence
 
-from .quote import literal
+from ..postgres.quote import literal
 
 _SETTING = "migration.id_"
 MINIMUM_SECRET = 16

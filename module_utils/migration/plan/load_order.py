@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .contract import Contract
-from .plan import Target
+from ..contract.model import Contract
+from .model import Target
 
 
 def levels(targets: Sequence[Target], contract: Contract) -> list[list[Target]]:

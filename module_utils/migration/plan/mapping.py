@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import MigrationError
+from ..errors import MigrationError
 from .yaml_tree import Node, read, suggest
 
 POLICIES = ("block", "quarantine", "placeholder")

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..postgres.quote import array, ident, literal, qualified
 from . import ids
-from .quote import array, ident, literal, qualified
 
 PLAN_TIME_SETTING = "migration.plan_time"
 PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"

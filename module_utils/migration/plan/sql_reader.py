@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import MigrationError
-from .parser import Visitor, ast, enums, pglast, require_parser
+from ..contract.parser import Visitor, ast, enums, pglast, require_parser
+from ..errors import MigrationError
 
 # Stable or volatile functions whose result is another one in a second run or on another connection.
 UNSTABLE = frozenset(

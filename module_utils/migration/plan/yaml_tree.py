@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from .errors import MigrationError
+from ..errors import MigrationError
 
 try:
     import yaml

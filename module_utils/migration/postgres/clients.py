@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import driver
-from ..driver import Endpoint
 from ..errors import MigrationError
+from . import driver
+from .driver import Endpoint
 
 PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall")
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import driver
-from ..quote import qualified
+from . import driver
+from .quote import qualified
 
 _TABLES = """
 SELECT n.nspname, c.relname, has_table_privilege(c.oid, 'SELECT')

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import driver
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..quote import ident, literal
+from . import driver
+from .driver import Endpoint
+from .quote import ident, literal
 
 APPLICATION_NAME = "edulink-migration snapshot"
 # Settings whose value is a list of names, stored quoted (PostgreSQL source, GUC_LIST_QUOTE).

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import MigrationError
+from ..errors import MigrationError
 
 try:
     import psycopg2

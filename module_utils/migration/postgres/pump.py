@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from typing import IO
 
+from ..errors import MigrationError
 from . import driver
-from .errors import MigrationError
 
 _PIPE = 1 << 20  # bytes; the pipe's capacity where the kernel allows it
 _BLOCK = 1 << 16  # bytes that are read or written at once; larger ones would leave the process's memory in holes, which grow

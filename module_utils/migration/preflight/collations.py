@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from .. import driver
-from ..contract import ColumnSpec, TableSpec
-from ..plan import Plan
-from ..quote import ident
-from .contract_checks import spec_of
-from .findings import STOP, WARN, Finding
-from .uniques import Unique
+from ..checks.findings import STOP, WARN, Finding
+from ..checks.row_checks import spec_of
+from ..checks.unique_checks import Unique
+from ..contract.model import ColumnSpec, TableSpec
+from ..plan.model import Plan
+from ..postgres import driver
+from ..postgres.quote import ident
 
 FIRST = 5
 MOST = 200_000  # rows that are compared on the target

@@ -13,15 +13,15 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 
-from .. import driver
+from ..checks.findings import STOP, WARN, Finding
+from ..checks.row_checks import PartScan
+from ..checks.sql_errors import about_rows, said
+from ..checks.unique_checks import Unique, build_uniques
 from ..context import Context
 from ..errors import MigrationError
-from ..plan import Target
-from ..quote import ident, literal
-from .contract_checks import PartScan
-from .faults import about_rows, said
-from .findings import STOP, WARN, Finding
-from .uniques import Unique, build_uniques
+from ..plan.model import Target
+from ..postgres import driver
+from ..postgres.quote import ident, literal
 
 FIRST = 5
 MOST_FOREIGN = 50_000  # rows of a service's own that are compared one by one

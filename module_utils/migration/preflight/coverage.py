@@ -9,11 +9,11 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from ..plan import Part, Plan, Read
-from ..quote import ident, qualified
-from .contract_checks import minting_part, scanned, spec_of
-from .findings import STOP, Finding
-from .source_catalog import SourceCatalog
+from ..checks.findings import STOP, Finding
+from ..checks.row_checks import minting_part, scanned, spec_of
+from ..checks.source_catalog import SourceCatalog
+from ..plan.model import Part, Plan, Read
+from ..postgres.quote import ident, qualified
 
 
 def check(plan: Plan, source: SourceCatalog) -> list[Finding]:

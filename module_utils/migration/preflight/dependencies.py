@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import driver
+from ..checks.findings import INFO, Finding
+from ..checks.row_checks import minting_part, scanned
+from ..checks.source_catalog import SourceCatalog
 from ..errors import MigrationError
-from ..plan import Plan
-from ..quote import qualified
-from .contract_checks import minting_part, scanned
-from .findings import INFO, Finding
-from .source_catalog import SourceCatalog
+from ..plan.model import Plan
+from ..postgres import driver
+from ..postgres.quote import qualified
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
-from .. import catalog, ddl, driver, ledger
-from ..catalog import FoundTable
+from ..checks.findings import STOP, WARN, Finding
+from ..checks.sql_errors import LOCKED, state
 from ..context import Context
-from ..contract import Contract, TableSpec
-from ..ddl_index import plan_index
-from ..ddl_schema import UNCHANGED, plan_schema
+from ..contract.model import Contract, TableSpec
 from ..errors import MigrationError
-from ..quote import ident
-from .faults import LOCKED, state
-from .findings import STOP, WARN, Finding
+from ..postgres import driver
+from ..postgres.quote import ident
+from ..schema import catalog, ddl
+from ..schema.catalog import FoundTable
+from ..schema.indexes import plan_index
+from ..schema.tables import UNCHANGED, plan_schema
+from ..state import ledger
 
 APPLICATION_NAME = "edulink-migration preflight"
 _KINDS = {"c": "CHECK", "u": "UNIQUE", "f": "FOREIGN KEY", "x": "EXCLUDE"}

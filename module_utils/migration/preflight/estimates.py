@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .. import driver
-from ..plan import between, none_of
-from ..quote import ident
-from .contract_checks import PartScan
-from .findings import INFO, WARN, Finding
-from .rejects import Reject
-from .source_catalog import SourceTable
+from ..checks.findings import INFO, WARN, Finding
+from ..checks.quarantine import Reject
+from ..checks.row_checks import PartScan
+from ..checks.source_catalog import SourceTable
+from ..plan.model import between, none_of
+from ..postgres import driver
+from ..postgres.quote import ident
 
 SAMPLE = 20_000  # rows of each part that are timed
 CHUNK = 50_000

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .. import driver
-from ..quote import ident
-from .findings import INFO, STOP, WARN, Finding
+from ..checks.findings import INFO, STOP, WARN, Finding
+from ..postgres import driver
+from ..postgres.quote import ident
 
 LISTED = 5
 CONNECTIONS = 10  # what snapshot, transfer and validation have open at a time on one server, with their defaults

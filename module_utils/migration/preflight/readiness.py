@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 
-from .. import driver
+from ..checks.findings import INFO, STOP, WARN, Finding
 from ..context import Context
 from ..errors import MigrationError
+from ..postgres import driver
 from ..sessions.store import Room, StoreOptions, open_store
-from .findings import INFO, STOP, WARN, Finding
 from .privileges import check_control, check_source, check_target
 from .servers import Server, check_servers, check_tls, check_tools, describe
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 
-from .. import driver
+from ..checks.findings import WARN, Finding
 from ..context import Context
 from ..errors import MigrationError
-from ..snapshot import database, exchange, obstacles, take
-from .findings import WARN, Finding
+from ..postgres import databases, driver
+from ..rollback import rename
+from ..snapshot import restore_blockers, take
 
 RULE = "way back"
 MAINTENANCE_DB = "postgres"
@@ -23,15 +24,16 @@ def check(context: Context) -> list[Finding]:
     for service in context.plan.services:
         endpoint = context.targets[service]
         try:
-            lines = obstacles.obstacles(endpoint, MAINTENANCE_DB)
-            with contextlib.closing(database.admin(endpoint, MAINTENANCE_DB)) as connection, driver.database_errors(endpoint.place, "looking at sessions"):
-                lines += [line for line in exchange.standing(connection, endpoint.dbname) if "CREATEDB" not in line]
+            lines = restore_blockers.obstacles(endpoint, MAINTENANCE_DB)
+            with contextlib.closing(databases.admin(endpoint, MAINTENANCE_DB)) as connection, driver.database_errors(endpoint.place, "looking at sessions"):
+                lines += [line for line in rename.standing(connection, endpoint.dbname) if "CREATEDB" not in line]
         except MigrationError as exc:
             lines = [f"{exc}; name a database that the role can connect to in rollback_maintenance_db"]
         findings += [_finding(service, "rollback of whole databases", line) for line in lines]
     try:
         server = take.source_proof_place(context, None)
-        findings += [_finding(context.source.name, "proof of the snapshot", line) for line in obstacles.proof_obstacles(context.source, server, MAINTENANCE_DB)]
+        lines = restore_blockers.proof_obstacles(context.source, server, MAINTENANCE_DB)
+        findings += [_finding(context.source.name, "proof of the snapshot", line) for line in lines]
     except MigrationError as exc:
         findings.append(_finding(context.source.name, "proof of the snapshot", f"{exc}; snapshot_proof=false goes without it"))
     return findings

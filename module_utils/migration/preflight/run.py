@@ -11,20 +11,21 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import control as records
-from .. import driver
+from ..checks import foreign_key_checks, quarantine, row_accounting, source_catalog
+from ..checks.findings import INFO, STOP, WARN, Finding, ordered, stops
+from ..checks.row_checks import scanned as scanned_parts
+from ..checks.sql_errors import explained
 from ..context import Context
 from ..errors import MigrationError
-from ..gates import PREFLIGHT
+from ..postgres import driver
 from ..progress import Progress
-from ..sessions.announce import reset_links
+from ..sessions.reset_links import reset_links
 from ..sessions.store import StoreOptions
-from ..throttle import Limits
-from . import accounting, collated, collisions, coverage, dependencies, drift, estimates, hanging, readiness, rejects, scan, source_catalog, way_back
-from .contract_checks import scanned as scanned_parts
-from .faults import explained
-from .findings import INFO, STOP, WARN, Finding, ordered, stops
-from .pace import Impatient, Pace
+from ..state import control as records
+from ..state.gates import PREFLIGHT
+from ..state.limits import Limits
+from ..throttle.pacer import Impatient, Pace
+from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan
 from .readiness import require_reachable
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
@@ -104,7 +105,7 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
         control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
         found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
-        findings += way_back.check(context)
+        findings += rollback_readiness.check(context)
         if options.store is not None:
             finding, extra["announcement"] = reset_links(options.reset_timeout)
             findings.append(Finding(INFO, "sessions", "announce", finding, "announce the text that the report and docs/sessions.md have"))
@@ -137,11 +138,11 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
             findings += scanned.findings
             rows = scanned.rows
             pace.breathe()
-            findings += hanging.check(source, targets, hanging.build(context.plan, scanned.scans))
-            findings += collated.check(source, targets, context.plan, scanned.uniques) + collated.doubts(context.plan)
+            findings += foreign_key_checks.check(source, targets, foreign_key_checks.build(context.plan, scanned.scans))
+            findings += collations.check(source, targets, context.plan, scanned.uniques) + collations.doubts(context.plan)
             lap("contract")
-            aside: tuple[rejects.Reject, ...] = ()
-            if rejects.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
+            aside: tuple[quarantine.Reject, ...] = ()
+            if quarantine.quarantines(context.plan) and len(scanned.scans) == len(scanned_parts(context.plan)):
                 pace.breathe()
                 found, extra["quarantine"], aside = _quarantine(context, plan_time, options.quarantine_cap)
                 findings += found
@@ -149,8 +150,8 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
             if stops(findings) == 0:
                 pace.breathe()
                 with driver.database_errors(context.source.place, "accounting for every row"):
-                    accounts = accounting.account(lambda statement: driver.rows(source, statement), context.plan, catalog, rejects.by_part(aside))
-                findings += accounting.check(accounts)
+                    accounts = row_accounting.account(lambda statement: driver.rows(source, statement), context.plan, catalog, quarantine.by_part(aside))
+                findings += row_accounting.check(accounts)
                 extra["accounting"] = [item.to_dict() for item in accounts]
                 lap("accounting")
                 pace.breathe()
@@ -167,10 +168,10 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
     return Report(ordered(findings), rows, clock, extra)
 
 
-def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Finding], list[dict[str, Any]], tuple[rejects.Reject, ...]]:
+def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Finding], list[dict[str, Any]], tuple[quarantine.Reject, ...]]:
     """Return how many rows stay behind by policy, for each target and rule, and which."""
     try:
-        kept = rejects.compute(context, plan_time=plan_time, cap=cap, settings=GENTLE)
+        kept = quarantine.compute(context, plan_time=plan_time, cap=cap, settings=GENTLE)
     except MigrationError as exc:
         return [Finding(STOP, "policies", "quarantine", str(exc), "correct the source, or choose other policies")], [], ()
     counts = Counter((item.target, item.part, item.rule, item.column_name) for item in kept)

@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from .. import driver
-from ..chunks import Unit, estimate, plan_chunks
+from ..checks.findings import INFO, STOP, WARN, Finding
+from ..checks.prepare import Encodings, prepare
+from ..checks.row_checks import Check, PartScan
+from ..checks.source_catalog import SourceCatalog
+from ..checks.sql_errors import about_rows, said, state
+from ..checks.unique_checks import Unique, build_uniques
 from ..errors import MigrationError
-from ..plan import Plan, Predicate, Target, between
-from .contract_checks import Check, PartScan
-from .faults import about_rows, said, state
-from .findings import INFO, STOP, WARN, Finding
-from .pace import Pace, unhurried
-from .prepare import Encodings, prepare
-from .source_catalog import SourceCatalog
-from .uniques import Unique, build_uniques
+from ..plan.model import Plan, Predicate, Target, between
+from ..postgres import driver
+from ..throttle.pacer import Pace, unhurried
+from ..transfer.chunks import Unit, estimate, plan_chunks
 
 FIRST = 5  # keys named for each finding
 _RAISED = {"22P05": "encoding", "22021": "encoding", "22003": "range", "22008": "range"}  # SQLSTATE: rule

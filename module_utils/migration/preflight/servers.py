@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from .. import driver
+from ..checks.findings import INFO, STOP, WARN, Finding
 from ..errors import MigrationError
-from ..quote import ident
-from ..snapshot import clients
-from .findings import INFO, STOP, WARN, Finding
+from ..postgres import clients, driver
+from ..postgres.quote import ident
 
 OLDEST = 140000
 CLOCK = 5  # seconds

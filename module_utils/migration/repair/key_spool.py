@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import IO
 
-from .errors import MigrationError
-from .outcome import Finding
-from .plan import Target
+from ..errors import MigrationError
+from ..plan.model import Target
+from ..validate.result import Finding
 
 
 class Spool:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 
-from . import balance, driver, ids
-from .context import Context
-from .contract import Contract
-from .equalize import Equalized, Work, equalize
-from .errors import MigrationError
-from .order import parents_first
-from .outcome import Finding
-from .quote import ident
-from .snapshots import read_only_snapshot
-from .spool import Spool
-from .verify import differing_rows
+from ..checks import reconciliation
+from ..context import Context
+from ..contract.model import Contract
+from ..errors import MigrationError
+from ..plan import ids
+from ..plan.load_order import parents_first
+from ..postgres import driver
+from ..postgres.quote import ident
+from ..state.exported_snapshot import read_only_snapshot
+from ..upsert.upsert import Equalized, Work, equalize
+from ..validate.result import Finding
+from ..validate.run import differing_rows
+from .key_spool import Spool
 
 APPLICATION_NAME = "edulink-migration reconcile"
 First = Callable[[str, driver.Connection], Equalized]  # of a service, in the transaction that writes to it
@@ -52,7 +54,7 @@ def _require_every_row(context: Context, plan_time: str, snapshot: str) -> None:
             for target in context.plan.of(service):
                 minted = ids.minted_sql(ident(target.id_column))
                 held[target.name] = int(driver.scalar(connection, f"SELECT count(*) FROM {target.qualified} WHERE {minted}"))
-    counts = balance.counts_in(context, plan_time, snapshot, balance.put_aside(context))
+    counts = reconciliation.counts_in(context, plan_time, snapshot, reconciliation.put_aside(context))
     assert counts is not None  # the caller holds the snapshot
     found = counts.against(held)
     if not found.passed:

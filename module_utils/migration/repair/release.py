@@ -14,13 +14,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from .. import driver
+from ..checks import quarantine
 from ..context import Context
-from ..equalize import Equalized
-from ..outcome import counted
-from ..reconcile import settle
-from ..verify import MISSING, Finding
-from . import rejects
+from ..postgres import driver
+from ..text import counted
+from ..upsert.upsert import Equalized
+from ..validate.run import MISSING, Finding
+from .reconcile import settle
 
 APPLICATION_NAME = "edulink-migration release"
 KEPT = 1000  # rows that a validation names
@@ -72,12 +72,12 @@ class Release:
         return {"passed": self.passed, "verdict": self.verdict, "staying": self.staying, "fit": len(self.rows), "rows": fit}
 
 
-def plan_release(context: Context, plan_time: str, cap: int = rejects.CAP) -> Release:
+def plan_release(context: Context, plan_time: str, cap: int = quarantine.CAP) -> Release:
     """Return the recorded rejects that the plan's policies no longer keep out."""
     recorded = [row for service in context.plan.services for row in _recorded(context, service)]
     if not recorded:
         return Release((), 0)
-    still = {(item.target, item.part, item.source_key) for item in rejects.compute(context, plan_time=plan_time, cap=cap)}
+    still = {(item.target, item.part, item.source_key) for item in quarantine.compute(context, plan_time=plan_time, cap=cap)}
     fit = tuple(row for row in recorded if (row.target, row.part, row.source_key) not in still)
     return Release(fit, len(recorded) - len(fit))
 

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import balance, driver
-from .context import Context
-from .equalize import Equalized
-from .errors import MigrationError
-from .outcome import counted
-from .plan import Target
-from .quarantine import without
-from .quote import ident, literal
+from ..checks import reconciliation
+from ..context import Context
+from ..errors import MigrationError
+from ..plan.model import Target
+from ..postgres import driver
+from ..postgres.quote import ident, literal
+from ..text import counted
+from ..upsert.upsert import Equalized
+from ..validate.excluded import without
+from ..validate.run import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding
 from .reconcile import settle
-from .verify import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding
 
 APPLICATION_NAME = "edulink-migration repair"
 WORDS = {MISSING: "insert", DIFFERENT: "update", EXTRA: "delete", DUPLICATE: "keep one of"}
@@ -109,7 +110,7 @@ def _explained(context: Context, source: driver.Connection, findings: Sequence[F
     for finding in findings:
         if finding.source_key is None and finding.id is not None:
             extra.setdefault(finding.target, []).append(finding.id)
-    rejects = balance.put_aside(context) if extra else {}
+    rejects = reconciliation.put_aside(context) if extra else {}
     known: dict[tuple[str, str], tuple[str, str]] = {}
     for target in context.plan.targets:
         for part in target.parts if target.name in extra else ():

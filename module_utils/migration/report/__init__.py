@@ -1,4 +1,4 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The report of a migration: what the records say, as data and as one page."""
+"""Tell where a migration stands and what to do next, as lines, JSON and one HTML page."""

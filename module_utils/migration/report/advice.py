@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .outcome import counted
+from ..text import counted
 
 CHECKS = ("accounting", "quarantine", "authorisation", "canaries", "baseline")  # beside the rows and their references
 FEW = 1000  # as many rows as repair changes without being told

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from .. import control, driver, status
 from ..context import Context
-from ..control import Migration, Record
 from ..errors import MigrationError
-from ..gates import PREFLIGHT
-from ..remedy import what_failed
-from . import svg
+from ..postgres import driver
+from ..state import control
+from ..state.control import Migration, Record
+from ..state.gates import PREFLIGHT
+from ..text import clock
+from . import status, svg
+from .advice import what_failed
 
 APPLICATION_NAME = "edulink-migration report"
 RECORDS = 1000
@@ -74,7 +76,7 @@ def assemble(
     for item in rejects:
         quarantined[item["target"]] = quarantined.get(item["target"], 0) + item["rows"]
     return {
-        "generated_at": _utc(datetime.now(UTC)),
+        "generated_at": clock(datetime.now(UTC)),
         "migration": _migration(migration),
         "verdict": verdict(migration, newest),
         "phases": [_phase(record) for record in records],
@@ -185,7 +187,7 @@ def _phase(record: Record) -> dict[str, Any]:
     return {
         "phase": record.kind,
         "outcome": record.outcome,
-        "when": _utc(record.recorded_at),
+        "when": clock(record.recorded_at),
         "seconds": round(seconds, 2) if isinstance(seconds, (int, float)) else None,
         "service": str(record.detail.get("service", "")),
         "runner": str(record.detail.get("runner", "")),
@@ -216,9 +218,5 @@ def _migration(migration: Migration | None) -> dict[str, Any] | None:
         "namespace_fingerprint": migration.namespace_fingerprint,
         "plan_time": migration.plan_time,
         "snapshot": migration.snapshot,
-        "opened_at": _utc(migration.opened_at),
+        "opened_at": clock(migration.opened_at),
     }
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..outcome import counted
-from ..remedy import dangling, differences
+from ..text import counted
+from .advice import dangling, differences
 from .html import Figure, Html, Key, brief, grid, listing, tag
 
 FILE = "validation.json"

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from . import control, driver
-from .context import Context
-from .control import Migration, Record
-from .errors import MigrationError
-from .remedy import remedy
+from ..context import Context
+from ..errors import MigrationError
+from ..postgres import driver
+from ..state import control
+from ..state.control import Migration, Record
+from ..text import clock
+from .advice import remedy
 
 APPLICATION_NAME = "edulink-migration status"
 PHASES = ("preflight", "snapshot", "schema", "migrate", "index", "validate", "repair", "release", "sessions", "cutover", "rollback", "cleanup", "rehearse")
@@ -281,7 +283,7 @@ def to_dict(status: Status) -> dict[str, Any]:
         "run_id": migration.run_id if migration else "",
         "state": migration.state if migration else "none",
         "plan_time": migration.plan_time if migration else "",
-        "opened_at": _utc(migration.opened_at) if migration else "",
+        "opened_at": clock(migration.opened_at) if migration else "",
         "plan_digest": migration.plan_digest if migration else "",
         "plan_matches": migration is None or migration.plan_digest == status.plan_digest,
         "snapshot": bool(migration and migration.snapshot),
@@ -289,7 +291,7 @@ def to_dict(status: Status) -> dict[str, Any]:
             {
                 "phase": step.phase,
                 "outcome": step.outcome,
-                "when": _utc(step.when),
+                "when": clock(step.when),
                 "services": list(step.services),
                 "this_migration": step.ours,
                 "remark": remark(step, datetime.now(UTC)),
@@ -348,7 +350,3 @@ def tables(services: Sequence[ServiceState], validated: Mapping[str, Any]) -> li
         line = lines.setdefault(name, {"target": name})
         line |= {key: verdict.get(key) for key in ("source_rows", "target_rows", "differences")}
     return list(lines.values())
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from ..text import duration, short
+
 EQUAL, CARRIED, QUARANTINED = "equal", "carried", "quarantined"
 COLOURS = ("#0b5cad", "#b35900", "#1b7a3d", "#8a2be2", "#b0003a", "#4d4d4d", "#007c89", "#7a5c00", "#c2410c", "#374151")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "12 4", "1 4")
@@ -123,21 +125,3 @@ def nice(number: float) -> float:
     while power > number:
         power /= 10
     return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= number)
-
-
-def short(number: float) -> str:
-    """Return 950, 12.5k or 1.2M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.4g}{letter}"
-    return f"{number:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """Return 0.8 s, 45 s, 12 min 30 s or 3 h 05 min."""
-    if seconds < 10:
-        return f"{seconds:.3g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 120 else f"{minutes} min {rest:02} s"

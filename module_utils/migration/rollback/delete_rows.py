@@ -10,30 +10,25 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 
-from .. import driver
 from ..context import Context
-from ..control import Migration
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..lending import lent_indexes
-from ..plan import BOOKKEEPING, Target
-from ..quote import ident, literal
-from . import database
+from ..plan.model import BOOKKEEPING, Target
+from ..postgres import databases, driver
+from ..postgres.driver import Endpoint
+from ..postgres.quote import ident, literal
+from ..postgres.temporary_indexes import lent_indexes
+from ..state import rolled_back
+from ..state.control import Migration
 
 LOCK_WAIT = "60s"
 _IDS = "migration_rollback_ids"  # a temporary table
 
 
-def kept_schema(migration: Migration) -> str:
-    """Return the name under which the ledger of a rolled back migration stays in the service."""
-    return database.derived(BOOKKEEPING, "rolled_back", migration.run_id)
-
-
 def is_removed(endpoint: Endpoint, migration: Migration) -> bool:
     """Return whether the migration's rows were removed: the ledger got its other name in the same transaction."""
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
     with contextlib.closing(connection), driver.database_errors(endpoint.place, "looking for the ledger"):
-        return driver.scalar(connection, "SELECT to_regnamespace(%s) IS NOT NULL", (ident(kept_schema(migration)),)) is True
+        return driver.scalar(connection, "SELECT to_regnamespace(%s) IS NOT NULL", (ident(rolled_back.kept_schema(migration)),)) is True
 
 
 def remove(context: Context, service: str, migration: Migration) -> dict[str, int]:
@@ -41,8 +36,8 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
     endpoint = context.targets[service]
     removed = {}
     with (
-        contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
-        contextlib.closing(context.connect_target(service, database.APPLICATION_NAME)) as target,
+        contextlib.closing(context.connect_source(databases.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
+        contextlib.closing(context.connect_target(service, databases.APPLICATION_NAME)) as target,
         driver.database_errors(endpoint.place, "removing the migration's rows"),
     ):
         source.set_session(isolation_level="REPEATABLE READ", readonly=True)
@@ -64,9 +59,9 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
                     removed[item.name] = cursor.rowcount
                 driver.rows(target, f"TRUNCATE {_IDS}")
         if driver.scalar(target, "SELECT to_regnamespace(%s)", (BOOKKEEPING,)) is None:
-            driver.rows(target, f"CREATE SCHEMA {ident(kept_schema(migration))}")
+            driver.rows(target, f"CREATE SCHEMA {ident(rolled_back.kept_schema(migration))}")
         else:
-            driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(kept_schema(migration))}")
+            driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(rolled_back.kept_schema(migration))}")
         target.commit()
     return removed
 
@@ -79,8 +74,8 @@ def foresee(context: Context, service: str, migration: Migration) -> dict[str, i
     endpoint = context.targets[service]
     found = {}
     with (
-        contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
-        contextlib.closing(context.connect_target(service, database.APPLICATION_NAME)) as target,
+        contextlib.closing(context.connect_source(databases.APPLICATION_NAME, plan_time=migration.plan_time)) as source,
+        contextlib.closing(context.connect_target(service, databases.APPLICATION_NAME)) as target,
         driver.database_errors(endpoint.place, "looking for rows that refer to migrated ones"),
     ):
         source.set_session(isolation_level="REPEATABLE READ", readonly=True)

@@ -9,15 +9,16 @@ import contextlib
 import os
 from pathlib import Path
 
-from .. import control, driver
 from ..context import Context
-from ..control import Migration
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..plan import BOOKKEEPING
-from ..quote import qualified
-from . import database, manifest, take
-from .manifest import Manifest
+from ..plan.model import BOOKKEEPING
+from ..postgres import databases, driver
+from ..postgres.driver import Endpoint
+from ..postgres.quote import qualified
+from ..snapshot import manifest, take
+from ..snapshot.manifest import Manifest
+from ..state import control
+from ..state.control import Migration
 
 EVIDENCE = ("id_map", "chunks", "rejects", "epochs", "pin")
 
@@ -31,7 +32,7 @@ def evidence_folder(migration: Migration) -> Path:
 def export_evidence(endpoint: Endpoint, folder: Path) -> list[Path]:
     """Write the ledger and id map of a service as CSV into the folder, as long as it has them; return the files."""
     files = []
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
     with contextlib.closing(connection), driver.database_errors(endpoint.place, "archiving the ledger and the id map"):
         for table in EVIDENCE:
             name = qualified(BOOKKEEPING, table)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from .. import control, driver
 from ..context import Context
-from ..control import Migration
 from ..errors import MigrationError
-from . import database, exchange, native, removal
+from ..postgres import databases, driver
+from ..snapshot.manifest import Manifest
+from ..state import control, rolled_back
+from ..state.control import Migration
+from . import delete_rows, rename, service_rows
 from .evidence import verified
-from .manifest import Manifest
-from .rollback import (
+from .run import (
     AS_BEFORE,
     RollbackOptions,
     RolledBack,
@@ -57,23 +58,23 @@ def _would(context: Context, options: RollbackOptions, migration: Migration, rea
     endpoint = context.targets[service]
     own = names(endpoint, migration.run_id)
     mapped = [(item.schema, item.table) for item in context.plan.of(service) if not item.bookkeeping]
-    held = native.count_rows(endpoint, mapped)
+    held = service_rows.count_rows(endpoint, mapped)
     if read is None:
         try:
-            ours = sum(removal.foresee(context, service, migration).values())
+            ours = sum(delete_rows.foresee(context, service, migration).values())
         except MigrationError as exc:
             yield f"would stop: {exc}"
             return
         yield f"would delete {ours:,} migrated rows from {service} and leave {held - ours:,} others in the same tables"
-        yield f"would keep the ledger of {service} as schema {removal.kept_schema(migration)}"
+        yield f"would keep the ledger of {service} as schema {rolled_back.kept_schema(migration)}"
         return
     dumped = read.database(service)
-    rows = sum(item.rows for item in native.unaccounted(context, service, migration.plan_time, dumped, None))
+    rows = sum(item.rows for item in service_rows.unaccounted(context, service, migration.plan_time, dumped, None))
     in_snapshot = sum(table.rows for table in dumped.content.tables)
     yield f"would restore {service} ({in_snapshot:,} rows in {len(dumped.content.tables)} tables) as {own.fresh} and prove it against the manifest"
     yield f"would rename {own.live} ({held:,} rows in the mapped tables) to {own.kept}, and {own.fresh} to {own.live}, ending the sessions in it"
-    with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking at it"):
-        slots, standing = exchange.slots(connection, own.live), exchange.standing(connection, own.live)
+    with contextlib.closing(databases.admin(endpoint, options.restore.maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking at it"):
+        slots, standing = rename.slots(connection, own.live), rename.standing(connection, own.live)
     if slots:
         yield f"would leave the logical slots {', '.join(slots)} to {own.kept}: drop them there afterwards, their readers begin anew"
     if standing:

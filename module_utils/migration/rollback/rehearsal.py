@@ -16,16 +16,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .. import control, driver
 from ..context import Context
-from ..control import Record
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..quote import qualified
-from . import clients, database, manifest, removal, retention, table_digest, take
-from .dump import DumpOptions, dump, make_folder
-from .restore import RestoreOptions, content, prove, restore
-from .table_digest import differences, in_words
+from ..postgres import clients, content_digest, databases, driver
+from ..postgres.content_digest import differences, in_words
+from ..postgres.driver import Endpoint
+from ..postgres.quote import qualified
+from ..snapshot import manifest, retention, take
+from ..snapshot.dump import DumpOptions, dump, make_folder
+from ..snapshot.restore import RestoreOptions, content, prove, restore
+from ..state import control
+from ..state.control import Record
+from ..state.lock import lock
+from . import delete_rows
 
 KIND = "rehearse"
 NAME_LIMIT = 63
@@ -75,16 +78,16 @@ def begin(context: Context, options: RehearseOptions) -> list[str]:
     with (
         contextlib.closing(control.connect(context.control)) as records,
         driver.database_errors(context.control.place, "keeping the migration's records"),
-        take.lock(records, KIND),
+        lock(records, KIND),
     ):
         _require_none_open(records)
         _settle(records, scratch, options)
         control.record(records, KIND, "begun", {"suffix": options.suffix}, plan_digest=context.plan.digest)
         _drop(scratch, options)
         lines = [_copy(context.targets[name], scratch.targets[name], options) for name in context.plan.services]
-        with contextlib.closing(database.admin(context.control, options.restore.maintenance_db)) as connection:
-            like = database.read(connection, context.control.dbname)
-        database.create(context.control, options.restore.maintenance_db, scratch.control.dbname, like)
+        with contextlib.closing(databases.admin(context.control, options.restore.maintenance_db)) as connection:
+            like = databases.read(connection, context.control.dbname)
+        databases.create(context.control, options.restore.maintenance_db, scratch.control.dbname, like)
     return lines
 
 
@@ -106,8 +109,8 @@ def _settle(records: driver.Connection, scratch: Context, options: RehearseOptio
     if last is not None and last.outcome != "passed" and last.detail.get("suffix") == options.suffix:
         return  # what bears these names is what that rehearsal left
     for endpoint in (*scratch.targets.values(), scratch.control):
-        with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
-            if database.exists(connection, endpoint.dbname):
+        with contextlib.closing(databases.admin(endpoint, options.restore.maintenance_db)) as connection:
+            if databases.exists(connection, endpoint.dbname):
                 raise MigrationError(
                     f"{endpoint.place}: the database exists already, and no rehearsal has left it: a rehearsal would drop it;"
                     " rename it, or choose another rehearse_suffix"
@@ -116,7 +119,7 @@ def _settle(records: driver.Connection, scratch: Context, options: RehearseOptio
 
 def _copy(real: Endpoint, scratch: Endpoint, options: RehearseOptions) -> str:
     """Make a copy of a service by dump and restore, since others may be connected to it."""
-    with contextlib.closing(database.admin(real, options.restore.maintenance_db)) as connection:
+    with contextlib.closing(databases.admin(real, options.restore.maintenance_db)) as connection:
         major = connection.server_version // 10000
     chosen = clients.choose(clients.candidates(options.dump.bin_dir), major, real.place, options.dump.bin_dir)
     make_folder(options.root)
@@ -136,11 +139,11 @@ def damage(context: Context, options: RehearseOptions) -> list[str]:
     for service in context.plan.services:
         endpoint = scratch.targets[service]
         with (
-            contextlib.closing(scratch.connect_target(service, database.APPLICATION_NAME)) as connection,
+            contextlib.closing(scratch.connect_target(service, databases.APPLICATION_NAME)) as connection,
             driver.database_errors(endpoint.place, "breaking tables"),
         ):
             _only_a_copy(connection, options.suffix)
-            ordered = removal.children_first(connection, [item for item in context.plan.of(service) if not item.bookkeeping])
+            ordered = delete_rows.children_first(connection, [item for item in context.plan.of(service) if not item.bookkeeping])
             driver.rows(connection, f"DROP TABLE {ordered[0].qualified} CASCADE")
             lines.append(f"{endpoint.dbname}: {ordered[0].schema}.{ordered[0].table} dropped")
             for item in ordered[1:2]:
@@ -204,12 +207,12 @@ def _same_ids(context: Context, scratch: Context, service: str, first: str, suff
     if not any(item.bookkeeping and item.table == "id_map" for item in context.plan.of(service)):
         return 0
     endpoint = scratch.targets[service]
-    kept = replace(endpoint, dbname=database.derived(endpoint.dbname, "migrated", first))
+    kept = replace(endpoint, dbname=databases.derived(endpoint.dbname, "migrated", first))
     found = []
     for place in (kept, endpoint):
-        with contextlib.closing(driver.connect(place, application_name=database.APPLICATION_NAME, readonly=True)) as connection:
+        with contextlib.closing(driver.connect(place, application_name=databases.APPLICATION_NAME, readonly=True)) as connection:
             columns = f"(SELECT entity, source_key, id FROM {qualified('migration', 'id_map')}) AS src"
-            found.append(driver.rows(connection, table_digest.digest_sql("convert_to(ROW(src.*)::text, 'UTF8')", columns))[0])
+            found.append(driver.rows(connection, content_digest.digest_sql("convert_to(ROW(src.*)::text, 'UTF8')", columns))[0])
     if found[0] != found[1]:
         raise _failed(context, f"the second migration gave {service} other ids than the first; did the monolith's users change meanwhile?", suffix)
     return int(found[0][0])
@@ -236,17 +239,17 @@ def _drop(scratch: Context, options: RehearseOptions) -> None:
             for folder in root.glob(f"{run_id}*"):
                 shutil.rmtree(folder, ignore_errors=True)
     for endpoint in (*scratch.targets.values(), scratch.control):
-        own = {database.derived(name, what, run_id) for name in (endpoint.dbname, scratch.source.dbname) for what in _MADE for run_id in run_ids}
-        with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
+        own = {databases.derived(name, what, run_id) for name in (endpoint.dbname, scratch.source.dbname) for what in _MADE for run_id in run_ids}
+        with contextlib.closing(databases.admin(endpoint, options.restore.maintenance_db)) as connection:
             found = driver.rows(connection, "SELECT datname FROM pg_database WHERE datname = ANY(%s)", ([*own, endpoint.dbname],))
         for (name,) in sorted(found, reverse=True):
-            database.drop(endpoint, options.restore.maintenance_db, name)
+            databases.drop(endpoint, options.restore.maintenance_db, name)
 
 
 def _walked(scratch: Context, options: RehearseOptions) -> list[tuple[str, str | None]]:
     """Return the migrations of the last rehearsal and where their snapshots are, from its own control database."""
-    with contextlib.closing(database.admin(scratch.control, options.restore.maintenance_db)) as connection:
-        if not database.exists(connection, scratch.control.dbname):
+    with contextlib.closing(databases.admin(scratch.control, options.restore.maintenance_db)) as connection:
+        if not databases.exists(connection, scratch.control.dbname):
             return []
     with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
         if driver.scalar(records, "SELECT to_regclass('migration.migrations')") is None:

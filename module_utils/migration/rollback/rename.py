@@ -15,11 +15,10 @@ import threading
 import time
 from dataclasses import dataclass
 
-from .. import driver
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..quote import ident, literal
-from . import database
+from ..postgres import databases, driver
+from ..postgres.driver import Endpoint
+from ..postgres.quote import ident, literal
 
 TRIES = 6
 _OBJECT_IN_USE = "55006"
@@ -75,7 +74,7 @@ def slots(connection: driver.Connection, dbname: str) -> list[str]:
 
 def exchange(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept: str, reason: str) -> tuple[Ended, ...]:
     """Rename `live` to `kept` and `fresh` to `live` at once; return whose sessions were ended."""
-    with contextlib.closing(database.admin(endpoint, maintenance_db)) as ender, driver.database_errors(endpoint.place, "exchanging names"):
+    with contextlib.closing(databases.admin(endpoint, maintenance_db)) as ender, driver.database_errors(endpoint.place, "exchanging names"):
         lines = standing(ender, live)
         if lines:
             raise MigrationError(f"{endpoint.place}: {live} cannot be exchanged: {'; '.join(lines)}; the service is as before, then run this again")
@@ -93,7 +92,7 @@ def _rename(endpoint: Endpoint, maintenance_db: str, live: str, fresh: str, kept
     stop = threading.Event()
     failed: list[BaseException] = []
     ending = threading.Thread(target=_end_sessions, args=(ender, (live, fresh), stop, failed), daemon=True)
-    with contextlib.closing(database.admin(endpoint, maintenance_db, autocommit=False)) as connection:
+    with contextlib.closing(databases.admin(endpoint, maintenance_db, autocommit=False)) as connection:
         ending.start()
         try:
             driver.rows(connection, "SET LOCAL lock_timeout = '10s'")

@@ -17,17 +17,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import control, driver
 from ..context import Context
-from ..control import Migration
-from ..driver import Endpoint
 from ..errors import MigrationError
-from . import database, exchange, native, removal, sealing, take
+from ..postgres import databases as database
+from ..postgres import driver
+from ..postgres.driver import Endpoint
+from ..snapshot import encryption
+from ..snapshot.encryption import Sealing
+from ..snapshot.manifest import Dumped, Manifest
+from ..snapshot.restore import RestoreOptions, proven_copy
+from ..state import control, rolled_back
+from ..state.control import Migration
+from ..state.lock import lock
+from . import delete_rows, rename, service_rows
 from .evidence import evidence_folder, export_evidence, readable, verified
-from .manifest import Dumped, Manifest
-from .native import Unaccounted
-from .restore import RestoreOptions, proven_copy
-from .sealing import Sealing
+from .service_rows import Unaccounted
 
 KIND = "rollback"
 SCRATCH = ("restored", "proof_source", "proof_target")
@@ -93,7 +97,7 @@ def roll_back(context: Context, options: RollbackOptions, note: Note = lambda te
     with (
         contextlib.closing(control.connect(context.control)) as records,
         driver.database_errors(context.control.place, "keeping the migration's records"),
-        take.lock(records, "rollback"),
+        lock(records, "rollback"),
     ):
         migration = control.current(records)
         if migration is None or migration.state != "open":
@@ -154,7 +158,7 @@ def close(context: Context, options: RollbackOptions) -> RolledBack:
     with (
         contextlib.closing(control.connect(context.control)) as records,
         driver.database_errors(context.control.place, "keeping the migration's records"),
-        take.lock(records, "rollback"),
+        lock(records, "rollback"),
     ):
         migration = control.current(records)
         if migration is None or migration.state != "open":
@@ -239,11 +243,11 @@ class _Steps:
             self.note(f"restoring beside {service}")
             started = time.monotonic()
             read, dumped = self.dumped(service)
-            with sealing.opened(self.folder, service, self.options.sealing, read.encryption) as place:
+            with encryption.opened(self.folder, service, self.options.sealing, read.encryption) as place:
                 proven_copy(endpoint, dumped, place, own.fresh, self.options.restore)
             self.record("restored", service, database=own.fresh, seconds=round(time.monotonic() - started, 3))
         strangers = [item for service, _, own in todo for item in self.strangers(service, own.fresh)]
-        native.refuse_strangers(strangers, self.options.discard_rows, same_plan=self.migration.plan_digest == self.context.plan.digest)
+        service_rows.refuse_strangers(strangers, self.options.discard_rows, same_plan=self.migration.plan_digest == self.context.plan.digest)
         for service, endpoint, _own in todo:
             export_evidence(endpoint, evidence_folder(self.migration))
             self.record("archived", service, folder=str(evidence_folder(self.migration)))
@@ -252,7 +256,7 @@ class _Steps:
             self.note(f"exchanging {service}")
             started = time.monotonic()
             slots = self.slots(endpoint, own.live)
-            ended = exchange.exchange(
+            ended = rename.exchange(
                 endpoint, self.options.restore.maintenance_db, own.live, own.fresh, own.kept, f"rollback of migration {self.migration.run_id}"
             )
             self.states[service] = AS_SNAPSHOT
@@ -274,12 +278,12 @@ class _Steps:
             contextlib.closing(database.admin(endpoint, self.options.restore.maintenance_db)) as connection,
             driver.database_errors(endpoint.place, "looking for logical slots"),
         ):
-            return exchange.slots(connection, dbname)
+            return rename.slots(connection, dbname)
 
     def late(self, service: str, own: Names, before: Sequence[Unaccounted]) -> str:
         """Say how many rows the sessions that were ended have written since rows were counted: they are in the kept database only."""
         try:
-            rows = native.written_since(self.context, service, own.kept, own.live, self.migration.plan_time, self.dumped(service)[1], before)
+            rows = service_rows.written_since(self.context, service, own.kept, own.live, self.migration.plan_time, self.dumped(service)[1], before)
         except MigrationError as exc:
             return f"; whether rows were written while it was exchanged is not known ({exc})"
         if not rows:
@@ -294,13 +298,13 @@ class _Steps:
             contextlib.closing(database.admin(endpoint, self.options.restore.maintenance_db)) as connection,
             driver.database_errors(endpoint.place, "looking for what stands in the way"),
         ):
-            faults = exchange.standing(connection, own.live)
+            faults = rename.standing(connection, own.live)
         if faults:
             raise MigrationError(f"{service} cannot be rolled back: {'; '.join(faults)}; it is as before, then run this again")
 
     def strangers(self, service: str, fresh: str | None) -> list[Unaccounted]:
         """Return the rows that are neither in the snapshot nor migrated."""
-        return native.unaccounted(self.context, service, self.migration.plan_time, self.dumped(service)[1], fresh)
+        return service_rows.unaccounted(self.context, service, self.migration.plan_time, self.dumped(service)[1], fresh)
 
     def dumped(self, service: str) -> tuple[Manifest, Dumped]:
         """Return the manifest and what it says of a service; MigrationError without one, which only the removal of rows can do without."""
@@ -320,7 +324,7 @@ class _Steps:
             started = time.monotonic()
             export_evidence(self.context.targets[service], evidence_folder(self.migration))
             self.record("archived", service, folder=str(evidence_folder(self.migration)))
-            removed = removal.remove(self.context, service, self.migration)
+            removed = delete_rows.remove(self.context, service, self.migration)
             left = self.strangers(service, None) if self.read else []
             self.states[service] = WITHOUT_ROWS
             self.record(
@@ -331,7 +335,7 @@ class _Steps:
             kept = f"; {sum(item.rows for item in left):,} rows of its own were left alone" if left else ""
             kept += f" ({gone:,} of them look migrated from source rows that are gone since)" if gone else ""
             kept += "" if self.read else f"; other rows were left alone, but not counted: {self.folder} has no readable manifest"
-            schema = removal.kept_schema(self.migration)
+            schema = rolled_back.kept_schema(self.migration)
             lines.append(f"{service}: {sum(removed.values()):,} migrated rows removed{kept}; the ledger is kept as schema {schema}")
         return lines
 
@@ -353,7 +357,7 @@ def state(context: Context, options: RollbackOptions, migration: Migration, serv
     endpoint = context.targets[service]
     if is_exchanged(endpoint, options.restore.maintenance_db, names(endpoint, migration.run_id)):
         return AS_SNAPSHOT
-    return WITHOUT_ROWS if removal.is_removed(endpoint, migration) else AS_BEFORE
+    return WITHOUT_ROWS if delete_rows.is_removed(endpoint, migration) else AS_BEFORE
 
 
 def has_sessions(records: driver.Connection, migration: Migration) -> bool:

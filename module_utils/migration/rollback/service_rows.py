@@ -15,16 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from .. import driver
 from ..context import Context
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..plan import BOOKKEEPING, Part, Target
-from ..quote import ident, qualified
-from . import database, table_digest
-from .manifest import Dumped
+from ..plan.model import BOOKKEEPING, Part, Target
+from ..postgres import content_digest, databases, driver
+from ..postgres.driver import Endpoint
+from ..postgres.quote import ident, qualified
+from ..snapshot.manifest import Dumped
 
-KEPT_LEDGER = f"{BOOKKEEPING}_rolled_back_"  # removal.kept_schema() of any migration
+KEPT_LEDGER = f"{BOOKKEEPING}_rolled_back_"  # rolled_back.kept_schema() of any migration
 _STREAMED = 20_000  # rows fetched at a time
 _LANES = "count(*), coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)::text, coalesce(sum(('x' || substr(h, 17, 16))::bit(64)::bigint), 0)::text"
 
@@ -43,8 +42,8 @@ def unaccounted(context: Context, service: str, plan_time: str, dumped: Dumped, 
     endpoint = context.targets[service]
     found = []
     with (
-        contextlib.closing(context.connect_source(database.APPLICATION_NAME, plan_time=plan_time)) as source,
-        contextlib.closing(driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)) as target,
+        contextlib.closing(context.connect_source(databases.APPLICATION_NAME, plan_time=plan_time)) as source,
+        contextlib.closing(driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)) as target,
         driver.database_errors(endpoint.place, "looking for rows that are not the migration's"),
     ):
         mapped = [item for item in context.plan.of(service) if not item.bookkeeping]
@@ -82,7 +81,7 @@ def _strangers(
     theirs = _stream(target, f"SELECT {column} AS h FROM {item.qualified}")
     left = _minus(theirs, ours)
     if before and restored is not None:
-        with contextlib.closing(driver.connect(replace(endpoint, dbname=restored), application_name=database.APPLICATION_NAME, readonly=True)) as copy:
+        with contextlib.closing(driver.connect(replace(endpoint, dbname=restored), application_name=databases.APPLICATION_NAME, readonly=True)) as copy:
             kept = _stream(copy, f"SELECT {column} AS h FROM {item.qualified}")
             return _count(item.name, _minus(left, kept), 0)
     return _count(item.name, left, before)
@@ -128,14 +127,14 @@ def _minus(first: Iterator[str], second: Iterator[str]) -> Iterator[str]:
 def _other_tables(target: driver.Connection, endpoint: Endpoint, dumped: Dumped, mapped: set[tuple[str, str]]) -> list[Unaccounted]:
     """Return tables that the plan does not know and that have changed since the snapshot; their rows cannot be told apart."""
     found = []
-    for schema, name, readable in table_digest.tables(target):
+    for schema, name, readable in content_digest.tables(target):
         if (schema, name) in mapped or schema == BOOKKEEPING or schema.startswith(KEPT_LEDGER):
             continue
         before = dumped.content.table(schema, name)
         if not readable:  # it came after the snapshot, or its rights were taken away since; at least one row is assumed
             found.append(Unaccounted(f"{endpoint.name}.{schema}.{name}, which the role cannot read", 1, 0))
             continue
-        table = table_digest.read_table(target, schema, name)
+        table = content_digest.read_table(target, schema, name)
         if before is None and table.rows:
             found.append(Unaccounted(f"{endpoint.name}.{table.name}", table.rows, 0))
         elif before is not None and (before.rows, before.digest) != (table.rows, table.digest):
@@ -145,7 +144,7 @@ def _other_tables(target: driver.Connection, endpoint: Endpoint, dumped: Dumped,
 
 def count_rows(endpoint: Endpoint, tables: list[tuple[str, str]]) -> int:
     """Return how many rows the tables hold together; those that are not there hold none."""
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
     with contextlib.closing(connection), driver.database_errors(endpoint.place, "counting rows"):
         there = [name for name in (qualified(*table) for table in tables) if driver.scalar(connection, "SELECT to_regclass(%s)", (name,)) is not None]
         return sum(int(driver.scalar(connection, f"SELECT count(*) FROM {name}")) for name in there)

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from . import catalog, ddl, driver
-from .contract import Contract
+from ..contract.model import Contract
+from ..errors import MigrationError
+from ..postgres import driver
+from ..postgres.quote import literal
+from . import catalog, ddl
 from .ddl import Action, Step
-from .ddl_index import plan_index
-from .errors import MigrationError
-from .quote import literal
+from .indexes import plan_index
 
 KINDS = ("primary_key", "unique", "index", "check", "foreign_key")
 _BUSY = ("55P03", "40P01")  # lock_not_available, deadlock_detected

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import driver
-from .contract import ConstraintSpec, IndexElement, IndexSpec
-from .quote import qualified
+from ..contract.model import ConstraintSpec, IndexElement, IndexSpec
+from ..postgres import driver
+from ..postgres.quote import qualified
 
 APPLICATION_PREFIX = "edulink-migration"
 

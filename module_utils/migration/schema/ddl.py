@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from . import catalog, driver
+from ..contract.model import Contract
+from ..errors import MigrationError
+from ..plan.model import Plan
+from ..postgres import driver
+from ..postgres.quote import ident, literal
+from . import catalog
 from .catalog import FoundTable
-from .contract import Contract
-from .errors import MigrationError
-from .plan import Plan
-from .quote import ident, literal
 
 APPLICATION_NAME = f"{catalog.APPLICATION_PREFIX} ddl"
 ORDER = ("drop", "primary_key", "unique", "index", "check", "foreign_key", "analyze")

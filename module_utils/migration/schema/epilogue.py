@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from . import ddl, driver
-from .contract import Contract, Statement
+from ..contract.model import Contract, Statement
+from ..errors import MigrationError
+from ..postgres import driver
+from ..postgres.quote import qualified
+from . import ddl
 from .ddl import Action, Step
-from .errors import MigrationError
-from .quote import qualified
 
 
 def plan_epilogue(connection: driver.Connection, contract: Contract, *, assume_tables: bool = False) -> tuple[Action, ...]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from . import catalog, ddl, driver
+from ..contract.model import ConstraintSpec, Contract, IndexSpec, TableSpec
+from ..errors import MigrationError
+from ..postgres import driver
+from ..postgres.quote import ident, qualified
+from . import catalog, ddl
 from .catalog import FoundTable
-from .contract import ConstraintSpec, Contract, IndexSpec, TableSpec
 from .ddl import ORDER, Action, Found, Step
-from .errors import MigrationError
-from .quote import ident, qualified
 
 
 def plan_index(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from . import catalog, ddl, driver
+from ..contract.model import ColumnSpec, Contract, Statement, TableSpec
+from ..errors import MigrationError
+from ..postgres import driver
+from ..postgres.quote import ident, qualified
+from . import catalog, ddl
 from .catalog import FoundColumn, FoundTable
-from .contract import ColumnSpec, Contract, Statement, TableSpec
 from .ddl import Action, Step
-from .errors import MigrationError
-from .quote import ident, qualified
 
 SHOWN = 3  # differences named in one message
 UNCHANGED = ". Nothing was changed"

@@ -1,4 +1,4 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Carry the sessions of django_session into the session store, so that nobody is logged out."""
+"""Carry `django_session` into the services' session store, and back."""

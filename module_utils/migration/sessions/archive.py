@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .. import driver
 from ..errors import MigrationError
-from ..quote import qualified
+from ..postgres import driver
+from ..postgres.quote import qualified
 
 COLUMNS = ("session_sha256", "expire_date", "session_data")
 _ROW = "sha256(convert_to(concat_ws(' ', session_key, extract(epoch FROM expire_date), session_data), 'UTF8'))"

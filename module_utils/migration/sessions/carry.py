@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from .. import driver
 from ..errors import MigrationError
-from ..quote import qualified
-from . import scripts
-from .account import Result, Row, Rules, Size, Tally
-from .consume import consume, unindex
-from .genuine import LIVE, require_genuine
+from ..postgres import driver
+from ..postgres.quote import qualified
+from . import lua
+from .key_set import Seen
 from .ledger import Ledger
-from .seen import Seen
+from .pipeline import consume, unindex
+from .signature_check import LIVE, require_genuine
 from .store import Store
+from .tally import Result, Row, Rules, Size, Tally
 from .users import Users
 from .workers import Crew, Workers
 
@@ -147,12 +147,12 @@ def remove(ledger: Ledger, *, write: bool = True, user_index: str | None = None)
         session_keys = [entry.session_key for entry in entries]
         if user_index and write:  # first: without its entry nobody knows whose set a session is in
             said = ledger.remove(session_keys, write=False, forget=True)
-            unindex(ledger, user_index, [(entry.user, entry.session_key) for entry, code in zip(entries, said, strict=True) if code != scripts.KEPT[0]])
+            unindex(ledger, user_index, [(entry.user, entry.session_key) for entry, code in zip(entries, said, strict=True) if code != lua.KEPT[0]])
         said = ledger.remove(session_keys, write=write, forget=True)
         counts.update(bytes([character]) for character in said)
     if write:
         ledger.end()
-    return {"removed": counts[scripts.REMOVED], "service": counts[scripts.KEPT], "gone": counts[scripts.GONE]}
+    return {"removed": counts[lua.REMOVED], "service": counts[lua.KEPT], "gone": counts[lua.GONE]}
 
 
 def _batches(source: driver.Connection, table: str, size: int, place: str) -> Iterator[list[Row]]:
@@ -173,8 +173,8 @@ def _sweep(seen: Seen, ledger: Ledger, rules: Rules, tally: Tally, *, write: boo
         if not ended:
             continue
         said = ledger.remove([entry.session_key for entry in ended], write=write, forget=False)
-        tally.removed += said.count(scripts.REMOVED)
+        tally.removed += said.count(lua.REMOVED)
         if rules.user_index and write:
             unindex(
-                ledger, rules.user_index, [(entry.user, entry.session_key) for entry, code in zip(ended, said, strict=True) if code == scripts.REMOVED[0]]
+                ledger, rules.user_index, [(entry.user, entry.session_key) for entry, code in zip(ended, said, strict=True) if code == lua.REMOVED[0]]
             )

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 from ..errors import MigrationError
-from . import layout
-from .account import Row
+from . import cache_layout
+from .tally import Row
 
 PARTS = 1024  # slots are 16384
 _WIDTH = 16  # bytes of a digest: among a billion keys two agree with a chance of 1 in 10^20
@@ -82,4 +82,4 @@ class Seen:
 
     def _place(self, session_key: str) -> tuple[int, bytes]:
         name = self._key_prefix + session_key.encode()
-        return layout.key_slot(name) * PARTS // layout.SLOTS, hashlib.sha256(name).digest()[:_WIDTH]
+        return cache_layout.key_slot(name) * PARTS // cache_layout.SLOTS, hashlib.sha256(name).digest()[:_WIDTH]

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import MigrationError
-from . import layout as layouts
-from . import scripts
-from .layout import Layout
-from .rows import ServiceRows
+from . import cache_layout as layouts
+from . import lua
+from .cache_layout import Layout
+from .service_table import ServiceRows
 from .store import Call, Store
 
 PREFIX = "migration:sessions"
@@ -80,13 +80,13 @@ class Ledger:
         """Write what is missing or changed (only tell, without `write`); return a character of scripts.py for each item."""
         entries = [f"{item.digest}:{item.expires}:{item.user}".encode() for item in items]
         values = [item.value if write else b"" for item in items]
-        return self._call(scripts.CARRY, [item.session_key for item in items], (write, restore), entries, values)
+        return self._call(lua.CARRY, [item.session_key for item in items], (write, restore), entries, values)
 
     def remove(self, session_keys: Sequence[str], *, write: bool, forget: bool) -> bytes:
         """Delete sessions that are as they were written, `forget` also the entries of the others; return their characters."""
         if write and self.rows is not None:
             self.rows.delete(session_keys)  # first: a row that is left would bring the session back
-        return self._call(scripts.REMOVE, session_keys, (write, forget))
+        return self._call(lua.REMOVE, session_keys, (write, forget))
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield everything recorded in the order of the slots, in portions of a few thousand however much there is."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from . import scripts
-from .account import Row, Rules, Tally
+from . import lua
 from .ledger import Item, Ledger
 from .rewrite import Rewriter
-from .rows import ServiceRow
+from .service_table import ServiceRow
+from .tally import Row, Rules, Tally
 from .users import Users
 
 
@@ -35,7 +35,7 @@ def _store(ledger: Ledger, rules: Rules, tally: Tally, items: list[Item], droppe
     if items:
         said = ledger.carry(items, write=write, restore=rules.restore)
         tally.codes.update(said)
-        ours = [item for item, code in zip(items, said, strict=True) if code in scripts.UNCHANGED + scripts.WRITTEN + scripts.UPDATED]
+        ours = [item for item, code in zip(items, said, strict=True) if code in lua.UNCHANGED + lua.WRITTEN + lua.UPDATED]
         if ledger.rows is not None:
             tally.service_rows += ledger.rows.put([ServiceRow(item.session_key, item.row, item.expires) for item in ours], write=write)
         if rules.user_index:
@@ -43,9 +43,9 @@ def _store(ledger: Ledger, rules: Rules, tally: Tally, items: list[Item], droppe
     if dropped:
         owners = ledger.owners(dropped) if rules.user_index and write else []
         said = ledger.remove(dropped, write=write, forget=False)
-        tally.removed += said.count(scripts.REMOVED)
+        tally.removed += said.count(lua.REMOVED)
         if rules.user_index and owners:
-            unindex(ledger, rules.user_index, [pair for pair, code in zip(zip(owners, dropped, strict=True), said, strict=True) if code == scripts.REMOVED[0]])
+            unindex(ledger, rules.user_index, [pair for pair, code in zip(zip(owners, dropped, strict=True), said, strict=True) if code == lua.REMOVED[0]])
 
 
 def _index_key(prefix: str, user: str) -> bytes:

@@ -9,9 +9,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .. import control, driver
 from ..context import Context
-from ..snapshot.take import lock
+from ..postgres import driver
+from ..state import control
+from ..state.lock import lock
 
 
 @contextlib.contextmanager

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .account import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, UNWRITABLE, Row, Rules, Tally
-from .layout import Layout, digest
+from .cache_layout import Layout, digest
 from .ledger import Item
 from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, decoder, encode
+from .tally import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, UNWRITABLE, Row, Rules, Tally
 from .users import Users
 
 

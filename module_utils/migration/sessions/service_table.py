@@ -17,8 +17,8 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .. import driver
-from ..quote import literal
+from ..postgres import driver
+from ..postgres.quote import literal
 from .signing import STAMP
 
 _OURS = f"split_part(t.session_data, ':', 2) = {literal(STAMP)}"

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import driver
 from ..errors import MigrationError
-from .account import Rules
+from ..postgres import driver
 from .ledger import Ledger
 from .signing import FORGED, UNDECODABLE, Rejected, decoder
+from .tally import Rules
 
 LIVE = "expire_date >= date_trunc('second', now()) + interval '1 second'"
 SAMPLE = 10_000  # of more than twice as many sessions about so many are looked at

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import MigrationError
-from . import scripts
-from .layout import short
+from . import lua
+from .cache_layout import short
 from .signing import SESSION_SALT
 
 OUTDATED = "outdated"  # the password has changed since: the monolith would end this session at its next request
@@ -25,11 +25,11 @@ NAMED = 20  # short hashes reported for each reason
 Row = tuple[str, str, int]  # session_key, session_data, the second of its end
 
 _CODES = {
-    "unchanged": scripts.UNCHANGED,
-    "written": scripts.WRITTEN,
-    "updated": scripts.UPDATED,
-    "service": scripts.SERVICE,
-    "ended_in_service": scripts.ENDED,
+    "unchanged": lua.UNCHANGED,
+    "written": lua.WRITTEN,
+    "updated": lua.UPDATED,
+    "service": lua.SERVICE,
+    "ended_in_service": lua.ENDED,
 }
 
 

@@ -9,10 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .. import driver, ids
 from ..errors import MigrationError
-from ..plan import Entity, Plan
-from ..quote import ident, qualified
+from ..plan import ids
+from ..plan.model import Entity, Plan
+from ..postgres import driver
+from ..postgres.quote import ident, qualified
 
 
 @dataclass(frozen=True)

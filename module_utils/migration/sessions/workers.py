@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import MigrationError
-from .account import Row, Rules, Tally
-from .consume import consume
 from .ledger import Ledger
+from .pipeline import consume
+from .tally import Row, Rules, Tally
 from .users import Users
 
 Crew = Callable[[], AbstractContextManager[tuple[Users, Ledger]]]  # opens a worker's own connections

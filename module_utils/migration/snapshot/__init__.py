@@ -1,4 +1,4 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots of databases, the proof that they restore, and the way back to them."""
+"""Take, encrypt, keep and restore the dumps that a rollback rests on."""

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import driver
-from ..driver import Endpoint
 from ..errors import MigrationError
-from . import clients, database, table_digest
-from .clients import Access, Clients
+from ..postgres import clients, content_digest, databases, driver
+from ..postgres.clients import Access, Clients
+from ..postgres.driver import Endpoint
 from .manifest import Dumped
 
 LOCK_WAIT = "60s"
@@ -47,7 +46,7 @@ class Survey:
 
 def survey(endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -> Survey:
     """Return what a dump would take; MigrationError that names what would make it impossible."""
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
     try:
         with driver.database_errors(endpoint.place, "looking at what is to be dumped"):
             chosen = choose(connection, endpoint, options, available)
@@ -55,7 +54,7 @@ def survey(endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -
             if faults:
                 raise MigrationError(f"{endpoint.place}: pg_dump would fail: {'; '.join(faults)}")
             size = driver.scalar(connection, "SELECT pg_database_size(current_database())")
-            found = table_digest.tables(connection)
+            found = content_digest.tables(connection)
             rows = driver.scalar(
                 connection,
                 "SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class"
@@ -79,7 +78,7 @@ def obstacles(connection: driver.Connection) -> list[str]:
     """Return what keeps the session's role from dumping its database, a line each with the remedy."""
     faults = [
         f"{schema}.{table} cannot be read; GRANT SELECT ON {schema}.{table} to the role"
-        for schema, table, readable in table_digest.tables(connection)
+        for schema, table, readable in content_digest.tables(connection)
         if not readable
     ]
     shut_schemas = driver.rows(
@@ -127,7 +126,7 @@ def dump(
 ) -> Dumped:
     """Dump the database into `folder`/<name>; the digests are taken meanwhile, in the same exported snapshot."""
     started = time.monotonic()
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
     try:
         with driver.database_errors(endpoint.place, "exporting a snapshot"):
             _unhurried(connection)
@@ -137,11 +136,11 @@ def dump(
                 "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END::text,"
                 " now()::text, pg_database_size(current_database())",
             )[0]
-            properties = database.read(connection, endpoint.dbname)
+            properties = databases.read(connection, endpoint.dbname)
         digesting = _Digesting(connection, endpoint.place, tick)
         digesting.start()
         try:
-            with clients.access(endpoint, database.APPLICATION_NAME) as way:
+            with clients.access(endpoint, databases.APPLICATION_NAME) as way:
                 clients.run(
                     [
                         chosen.program("pg_dump"),
@@ -217,17 +216,17 @@ class _Digesting(threading.Thread):
         self._connection = connection
         self._place = place
         self._tick = tick
-        self._content: table_digest.Content | None = None
+        self._content: content_digest.Content | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
             with driver.database_errors(self._place, "digesting the tables"):
-                self._content = table_digest.read(self._connection, self._tick)
+                self._content = content_digest.read(self._connection, self._tick)
         except BaseException as exc:
             self.error = exc
 
-    def result(self) -> table_digest.Content:
+    def result(self) -> content_digest.Content:
         """Wait for the content."""
         self.join()
         if self.error is not None:

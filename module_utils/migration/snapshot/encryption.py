@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MigrationError
-from . import clients, retention
+from ..postgres import clients
+from . import retention
 
 
 @dataclass(frozen=True)

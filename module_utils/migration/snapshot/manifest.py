@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MigrationError
-from .database import Properties
-from .table_digest import Content
+from ..postgres.content_digest import Content
+from ..postgres.databases import Properties
 
 NAME = "manifest.json"
 FORMAT = 1

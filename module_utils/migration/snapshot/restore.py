@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .. import driver
-from ..driver import Endpoint
 from ..errors import MigrationError
-from . import clients, database, obstacles, table_digest
-from .clients import Clients
+from ..postgres import clients, content_digest, databases, driver
+from ..postgres.clients import Clients
+from ..postgres.content_digest import Content
+from ..postgres.driver import Endpoint
+from . import restore_blockers
 from .manifest import Dumped
-from .table_digest import Content
 
 # Another server has other roles and tablespaces, and publishes and subscribes nothing.
 _FOREIGN = ("--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-security-labels")
@@ -40,7 +40,7 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
     not exist there.
     """
     chosen, server_major = _clients(endpoint, dumped, options)
-    database.create(endpoint, options.maintenance_db, dbname, dumped.properties, foreign=foreign)
+    databases.create(endpoint, options.maintenance_db, dbname, dumped.properties, foreign=foreign)
     fresh = replace(endpoint, dbname=dbname)
     argv = [chosen.program("pg_restore"), "--format=directory", f"--jobs={options.jobs}", "--no-password", f"--dbname={dbname}"]
     tolerated = clients.UNKNOWN_BEFORE_17 if server_major < 17 <= chosen.major else ""
@@ -48,9 +48,9 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
         argv.append("--exit-on-error")
     if foreign:
         argv += _FOREIGN
-    elif role := obstacles.acting_role(endpoint):
+    elif role := restore_blockers.acting_role(endpoint):
         argv.append(f"--role={role}")
-    with clients.access(fresh, database.APPLICATION_NAME) as way:
+    with clients.access(fresh, databases.APPLICATION_NAME) as way:
         try:
             clients.run([*argv, str(folder)], way, fresh.place, "pg_restore", tolerated=tolerated)
         except MigrationError as exc:
@@ -59,28 +59,28 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
                 raise MigrationError(f"{exc}; {step}") from exc
             raise
     if not foreign:
-        database.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
+        databases.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
 
 
 def prove(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool = False) -> list[str]:
     """Return what is different between a restored database and the manifest, in rows, content or definitions; [] proves it."""
     fresh = replace(endpoint, dbname=dbname, session_role=None if foreign else endpoint.session_role)
     found = content(fresh)
-    lines = table_digest.differences(dumped.content, found)
+    lines = content_digest.differences(dumped.content, found)
     lines += schema_differences(fresh, dumped, folder, options, foreign=foreign)
     if not foreign:
-        with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
-            lines += property_differences(dumped.properties, database.read(connection, dbname))
+        with contextlib.closing(databases.admin(endpoint, options.maintenance_db)) as connection:
+            lines += property_differences(dumped.properties, databases.read(connection, dbname))
     return lines
 
 
 def content(endpoint: Endpoint, tick: Callable[[str, int, int], None] = lambda table, done, total: None) -> Content:
     """Return the content of a database, in one snapshot of its own."""
-    connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+    connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
     try:
         with driver.database_errors(endpoint.place, "digesting the tables"):
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-            return table_digest.read(connection, tick)
+            return content_digest.read(connection, tick)
     finally:
         connection.close()
 
@@ -90,7 +90,7 @@ def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: R
     chosen, server_major = _clients(fresh, dumped, options)
     alike = server_major == dumped.major and chosen.major == clients.major(dumped.client_version)
     common = ["--schema-only", *(_FOREIGN if foreign or not alike else [])]
-    with clients.access(fresh, database.APPLICATION_NAME) as way:
+    with clients.access(fresh, databases.APPLICATION_NAME) as way:
         wanted = clients.run([chosen.program("pg_restore"), "--format=directory", *common, "--file=-", str(folder)], way, fresh.place, "pg_restore")
         role = [f"--role={fresh.session_role}"] if fresh.session_role else []
         own = [*role, f"--encoding={dumped.properties.encoding}", "--no-password"]
@@ -103,7 +103,7 @@ def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: R
     return [f"the definitions differ in {missing.total() + added.total()} lines, first: {first}"]
 
 
-def property_differences(wanted: database.Properties, found: database.Properties) -> list[str]:
+def property_differences(wanted: databases.Properties, found: databases.Properties) -> list[str]:
     """Return which properties of the database itself are different."""
     names = ("owner", "encoding", "provider", "collate", "ctype", "locale", "icu_rules", "tablespace", "connection_limit", "comment", "grants", "settings")
     return [f"the database's {name} differs" for name in names if getattr(wanted, name) != getattr(found, name)]
@@ -129,7 +129,7 @@ def _statements(text: str) -> Counter[str]:
 
 def _clients(endpoint: Endpoint, dumped: Dumped, options: RestoreOptions) -> tuple[Clients, int]:
     """Return clients that are older neither than the server nor than the pg_dump that wrote the archive, and the server's major version."""
-    with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
+    with contextlib.closing(databases.admin(endpoint, options.maintenance_db)) as connection:
         major = int(connection.server_version) // 10000
     needed = max(major, clients.major(dumped.client_version))
     return clients.choose(clients.candidates(options.bin_dir), needed, endpoint.place, options.bin_dir), major
@@ -137,19 +137,19 @@ def _clients(endpoint: Endpoint, dumped: Dumped, options: RestoreOptions) -> tup
 
 def proven_copy(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions) -> None:
     """Make sure that `dbname` is a proven copy with statistics for its planner; what a killed attempt left is proven or made anew."""
-    with contextlib.closing(database.admin(endpoint, options.maintenance_db)) as connection:
-        left_over = database.exists(connection, dbname)
+    with contextlib.closing(databases.admin(endpoint, options.maintenance_db)) as connection:
+        left_over = databases.exists(connection, dbname)
     if left_over:
         with contextlib.suppress(MigrationError):
             if not prove(endpoint, dumped, folder, dbname, options):
                 _analyze(endpoint, dbname)
                 return
-        database.drop(endpoint, options.maintenance_db, dbname)
+        databases.drop(endpoint, options.maintenance_db, dbname)
     restore(endpoint, dumped, folder, dbname, options)
     lines = prove(endpoint, dumped, folder, dbname, options)
     if lines:
         raise MigrationError(
-            f"{endpoint.place}: the copy restored as {dbname} is not what the manifest says: {table_digest.in_words(lines)};"
+            f"{endpoint.place}: the copy restored as {dbname} is not what the manifest says: {content_digest.in_words(lines)};"
             " the service is untouched; look at the copy, then drop it and run playbooks/rollback.yml again"
         )
     _analyze(endpoint, dbname)
@@ -157,6 +157,6 @@ def proven_copy(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, o
 
 def _analyze(endpoint: Endpoint, dbname: str) -> None:
     """Give the planner what a dump does not hold; tables of other owners wait for autovacuum."""
-    connection = driver.connect(replace(endpoint, dbname=dbname), application_name=database.APPLICATION_NAME, autocommit=True)
+    connection = driver.connect(replace(endpoint, dbname=dbname), application_name=databases.APPLICATION_NAME, autocommit=True)
     with contextlib.closing(connection), driver.database_errors(endpoint.place, f"analyzing {dbname}"):
         driver.rows(connection, "ANALYZE")

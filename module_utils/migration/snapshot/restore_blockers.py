@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from .. import driver
-from ..driver import Endpoint
-from . import database
+from ..postgres import databases, driver
+from ..postgres.driver import Endpoint
 
 # What pg_restore gives an owner again; an extension's members have the owner of whoever makes the extension.
 _OWNERS = """
@@ -81,7 +80,7 @@ def acting_role(endpoint: Endpoint) -> str | None:
 def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
     """Return what would make rollback_scope=databases impossible for a service, a line each with the remedy; [] for a superuser."""
     lines = []
-    with contextlib.closing(database.admin(endpoint, maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking at rights"):
+    with contextlib.closing(databases.admin(endpoint, maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking at rights"):
         superuser, creates, owns, owner = driver.rows(
             connection,
             "SELECT r.rolsuper, r.rolcreatedb, pg_has_role(current_user, d.datdba, 'USAGE'), pg_get_userbyid(d.datdba)"
@@ -99,7 +98,7 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
             lines.append(f"the role {user} may not end others' sessions; GRANT pg_signal_backend TO {user}")
         spaces = driver.rows(connection, _TABLESPACES, (endpoint.dbname,))
         lines += [f"the role {user} may not use the tablespace {name}; GRANT CREATE ON TABLESPACE {name} TO {user}" for (name,) in spaces]
-        settings = database.read(connection, endpoint.dbname).settings
+        settings = databases.read(connection, endpoint.dbname).settings
         others = sorted({item.role for item in settings} - {"", user})
         if others:
             lines.append(f"the database has settings for {', '.join(others)}, which only a superuser can give again; ALTER ROLE ... IN DATABASE ... RESET ALL")
@@ -135,7 +134,7 @@ def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> 
     with contextlib.closing(_login(source)) as connection, driver.database_errors(source.place, "looking at extensions"):
         used = [name for (name,) in driver.rows(connection, "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1")]
         events = driver.scalar(connection, "SELECT count(*) FROM pg_event_trigger")
-    with contextlib.closing(database.admin(server, maintenance_db)) as connection, driver.database_errors(server.place, "looking at extensions"):
+    with contextlib.closing(databases.admin(server, maintenance_db)) as connection, driver.database_errors(server.place, "looking at extensions"):
         superuser, creates = driver.rows(connection, "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")[0]
         known = dict(
             driver.rows(
@@ -160,4 +159,4 @@ def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> 
 
 
 def _login(endpoint: Endpoint) -> driver.Connection:
-    return driver.connect(replace(endpoint, session_role=None), application_name=database.APPLICATION_NAME, readonly=True, autocommit=True)
+    return driver.connect(replace(endpoint, session_role=None), application_name=databases.APPLICATION_NAME, readonly=True, autocommit=True)

@@ -15,18 +15,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import control, driver
 from ..context import Context
-from ..control import Migration
-from ..driver import Endpoint
 from ..errors import MigrationError
-from ..gates import require_preflight
-from . import clients, database, manifest, obstacles, retention, sealing, table_digest
+from ..postgres import clients, content_digest, databases, driver
+from ..postgres.driver import Endpoint
+from ..state import control
+from ..state.control import Migration
+from ..state.gates import require_preflight
+from ..state.lock import lock
+from . import encryption, manifest, restore_blockers, retention
 from .dump import DumpOptions, Survey, check_space, dump, in_size, make_folder, survey
+from .encryption import Sealing
 from .manifest import Dumped, Manifest
 from .restore import RestoreOptions, prove, restore
 from .retention import Keeping
-from .sealing import Sealing
 
 KIND = "snapshot"
 PROOF = "snapshot_proof"
@@ -126,7 +128,7 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
         dumped = []
         for (side, endpoint), looked in zip(sides(context), surveys, strict=True):
             dumped.append(dump(endpoint, side, partial, looked.clients, options.dump, _prefixed(tick, endpoint.name)))
-            sealing.seal(partial, endpoint.name, options.sealing)
+            encryption.seal(partial, endpoint.name, options.sealing)
         files = manifest.list_files(partial)
         built = Manifest(manifest.FORMAT, migration.run_id, context.plan.fingerprint, options.sealing.tool, tuple(dumped), files)
         manifest.write(partial, built)
@@ -147,14 +149,14 @@ def needed(surveys: list[Survey], options: TakeOptions) -> int:
 
 def no_way_back(context: Context, options: TakeOptions) -> list[str]:
     """Return what would make a rollback of whole databases impossible, a line for each service; it may well be put right later."""
-    found = {service: obstacles.obstacles(context.targets[service], options.restore.maintenance_db) for service in context.plan.services}
+    found = {service: restore_blockers.obstacles(context.targets[service], options.restore.maintenance_db) for service in context.plan.services}
     return [f"{service} could not be rolled back: {'; '.join(lines)}" for service, lines in found.items() if lines]
 
 
 def unprovable(context: Context, options: TakeOptions) -> list[str]:
     """Return what would make the proof impossible."""
     server = source_proof_place(context, options.proof_server)
-    faults = obstacles.proof_obstacles(context.source, server, options.restore.maintenance_db)
+    faults = restore_blockers.proof_obstacles(context.source, server, options.restore.maintenance_db)
     return faults if options.proof_server is not None else [*faults, *no_way_back(context, options)]
 
 
@@ -170,7 +172,7 @@ def _prefixed(tick: Tick, name: str) -> Tick:
 def _refuse_half_migrated(context: Context) -> None:
     """A ledger in a target means that a migration has written there, and its state before is not to be had any more."""
     for service in context.plan.services:
-        with contextlib.closing(context.connect_target(service, database.APPLICATION_NAME, readonly=True)) as connection:
+        with contextlib.closing(context.connect_target(service, databases.APPLICATION_NAME, readonly=True)) as connection:
             if driver.scalar(connection, "SELECT to_regclass('migration.pin')") is not None:
                 raise MigrationError(
                     f"{context.targets[service].place} holds the ledger of a migration, so a snapshot taken now would not be the state before it;"
@@ -245,18 +247,18 @@ def _prove(context: Context, options: TakeOptions, records: driver.Connection, m
 
 def _prove_one(context: Context, options: TakeOptions, item: Dumped, folder: Path, read: Manifest) -> Mapping[str, Any]:
     server, foreign = proof_place(context, options.proof_server, item)
-    scratch = database.derived(item.dbname, f"proof_{item.side}", read.run_id)
+    scratch = databases.derived(item.dbname, f"proof_{item.side}", read.run_id)
     started = time.monotonic()
-    database.drop(server, options.restore.maintenance_db, scratch)
+    databases.drop(server, options.restore.maintenance_db, scratch)
     try:
-        with sealing.opened(folder, item.name, options.sealing, read.encryption) as place:
+        with encryption.opened(folder, item.name, options.sealing, read.encryption) as place:
             restore(server, item, place, scratch, options.restore, foreign=foreign)
             restored = time.monotonic()
             lines = prove(server, item, place, scratch, options.restore, foreign=foreign)
     finally:
-        database.drop(server, options.restore.maintenance_db, scratch)
+        databases.drop(server, options.restore.maintenance_db, scratch)
     if lines:
-        said = table_digest.in_words(lines)
+        said = content_digest.in_words(lines)
         raise MigrationError(f"the dump of {item.name} does not restore to what was dumped: {said}; do not migrate, and take a new snapshot")
     return {
         "name": item.name,
@@ -327,15 +329,3 @@ def _would(item: Survey) -> str:
         f"would dump {item.name}: about {item.rows:,} rows in {item.tables} tables, {in_size(item.size)},"
         f" PostgreSQL {item.server_version.split(' ')[0]} with {item.clients.program('pg_dump')} ({item.clients.version})"
     )
-
-
-@contextlib.contextmanager
-def lock(records: driver.Connection, what: str) -> Iterator[None]:
-    """Keep a second run of the same phase out; the lock goes with the session."""
-    if not driver.scalar(records, "SELECT pg_try_advisory_lock(hashtext(%s))", (f"edulink-migration {what}",)):
-        raise MigrationError(f"another run of playbooks/{what}.yml is under way; wait for it, or look for it with playbooks/status.yml")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(Exception):
-            driver.rows(records, "SELECT pg_advisory_unlock(hashtext(%s))", (f"edulink-migration {what}",))

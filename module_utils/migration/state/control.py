@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from . import driver
-from .errors import MigrationError
+from ..errors import MigrationError
+from ..postgres import driver
 
 APPLICATION_NAME = "edulink-migration control"
 

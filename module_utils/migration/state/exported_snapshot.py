@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from . import driver
-from .context import Context
-from .driver import database_errors
+from ..context import Context
+from ..postgres import driver
+from ..postgres.driver import database_errors
 
 APPLICATION_NAME = "edulink-migration snapshot"
 NO_SUCH_SNAPSHOT = ("42704", "22023")  # SQLSTATEs

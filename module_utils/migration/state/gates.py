@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from . import control, driver
-from .errors import MigrationError
+from ..errors import MigrationError
+from ..postgres import driver
+from . import control
 
 PREFLIGHT = "preflight"
 

@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from . import driver
-from .errors import MigrationError
-from .plan import BOOKKEEPING, Plan, Target, without_places
-from .quote import ident, literal, qualified
-from .throttle import Limits
+from ..errors import MigrationError
+from ..plan.model import BOOKKEEPING, Plan, Target, without_places
+from ..postgres import driver
+from ..postgres.quote import ident, literal, qualified
+from .limits import Limits
 
 _LOCK = "hashtext('edulink-migration ledger')"
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-from . import driver
-from .errors import MigrationError
+from ..errors import MigrationError
+from ..postgres import driver
 
 try:
     import psutil

@@ -9,11 +9,12 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from . import control, driver
-from .context import Context
+from ..context import Context
+from ..errors import MigrationError
+from ..postgres import driver
+from . import control
 from .control import Migration
-from .errors import MigrationError
-from .snapshot.returned import require_not_rolled_back
+from .rolled_back import require_not_rolled_back
 
 
 def pass_gate(context: Context) -> tuple[Migration | None, str]:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import contextlib
 
-from .. import driver
 from ..context import Context
-from ..control import Migration
 from ..errors import MigrationError
-from . import database, removal
+from ..plan.model import BOOKKEEPING
+from ..postgres import databases, driver
+from .control import Migration
 
 _BACK = "SELECT to_regnamespace(%s) IS NOT NULL OR EXISTS (SELECT FROM pg_database WHERE datname = %s)"
+
+
+def kept_schema(migration: Migration) -> str:
+    """Return the name under which the ledger of a rolled back migration stays in the service."""
+    return databases.derived(BOOKKEEPING, "rolled_back", migration.run_id)
 
 
 def require_not_rolled_back(context: Context, migration: Migration) -> None:
     """MigrationError when a rollback of this migration has reached one of the services, by what its server says."""
     for service in context.plan.services:
         endpoint = context.targets[service]
-        names = (removal.kept_schema(migration), database.derived(endpoint.dbname, "migrated", migration.run_id))
-        connection = driver.connect(endpoint, application_name=database.APPLICATION_NAME, readonly=True)
+        names = (kept_schema(migration), databases.derived(endpoint.dbname, "migrated", migration.run_id))
+        connection = driver.connect(endpoint, application_name=databases.APPLICATION_NAME, readonly=True)
         with contextlib.closing(connection), driver.database_errors(endpoint.place, "looking for a rollback"):
             if driver.scalar(connection, _BACK, names):
                 raise MigrationError(

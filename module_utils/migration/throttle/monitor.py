@@ -13,10 +13,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from . import driver, ledger
-from .context import Context
-from .driver import database_errors, redact
-from .throttle import Limits, database_pressure, runner_pressure
+from ..context import Context
+from ..postgres import driver
+from ..postgres.driver import database_errors, redact
+from ..state import ledger
+from ..state.limits import Limits, database_pressure, runner_pressure
 
 APPLICATION_NAME = "edulink-migration watch"
 LOOK = 2.0  # seconds between two looks

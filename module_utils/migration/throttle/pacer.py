@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .. import driver, ledger
 from ..errors import MigrationError
-from ..throttle import Limits, database_pressure, runner_pressure
+from ..postgres import driver
+from ..state import ledger
+from ..state.limits import Limits, database_pressure, runner_pressure
 
 WINDOW = 500_000  # rows that one statement reads at most, roughly
 SMALLEST_WINDOW = 10_000

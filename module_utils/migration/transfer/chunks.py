@@ -17,10 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from . import driver
-from .ledger import Chunk
-from .plan import Part, Plan, Target, between
-from .quote import ident, literal, qualified
+from ..plan.model import Part, Plan, Target, between
+from ..postgres import driver
+from ..postgres.quote import ident, literal, qualified
+from ..state.ledger import Chunk
 
 _STEPS_A_CHUNK = 4
 _MOST_ESTIMATES = 4000

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from . import balance, driver, ledger
-from .balance import Balance, Counts
-from .context import Context
-from .driver import database_errors
-from .errors import MigrationError
-from .snapshots import Epoch
+from ..checks import reconciliation
+from ..checks.reconciliation import Balance, Counts
+from ..context import Context
+from ..errors import MigrationError
+from ..postgres import driver
+from ..postgres.driver import database_errors
+from ..state import ledger
+from ..state.exported_snapshot import Epoch
 
 APPLICATION_NAME = "edulink-migration closing"
 _LOCK = "hashtext('edulink-migration complete')"
@@ -66,10 +68,10 @@ class Closing:
         if not self._accounts or epoch is None or finished(self._context) or epochs(self._context) != {epoch.id}:
             return
         counts = self._counting.counts(epoch) if self._counting is not None else None
-        counts = counts or balance.counts_in(self._context, self._plan_time, epoch.snapshot, balance.put_aside(self._context))
+        counts = counts or reconciliation.counts_in(self._context, self._plan_time, epoch.snapshot, reconciliation.put_aside(self._context))
         if counts is None:
             return
-        found = counts.against(balance.carried(self._context))
+        found = counts.against(reconciliation.carried(self._context))
         if not found.passed:
             raise MigrationError(f"{found.verdict}; run it again: it then compares both sides, row by row, and carries what is missing")
         self.balance = found
@@ -113,9 +115,9 @@ class _Counting:
 
     def __init__(self, context: Context, plan_time: str, epoch: Epoch, paused: Callable[[], bool]) -> None:
         self._epoch = epoch
-        self._reader = balance.Reader(context, plan_time)
+        self._reader = reconciliation.Reader(context, plan_time)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="account")
-        self._future: Future[Counts | None] = self._pool.submit(self._reader.counts, epoch.snapshot, balance.put_aside(context), paused)
+        self._future: Future[Counts | None] = self._pool.submit(self._reader.counts, epoch.snapshot, reconciliation.put_aside(context), paused)
 
     def counts(self, epoch: Epoch) -> Counts | None:
         """Wait for the counts; None when they are those of another snapshot, or could not be taken."""

@@ -11,13 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import driver, ledger
+from ..context import Context
+from ..postgres import driver
+from ..postgres.driver import database_errors
+from ..state import ledger
 from .chunks import units
-from .closing import finished
-from .context import Context
-from .driver import database_errors
-from .folder import MANIFEST, Manifest, whole
-from .transfer import Aside, Options, planned_chunks
+from .completion import finished
+from .file_set import MANIFEST, Manifest, whole
+from .run import Aside, Options, planned_chunks
 from .worker import without
 
 APPLICATION_NAME = "edulink-migration dry run"

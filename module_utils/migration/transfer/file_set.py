@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import MigrationError
-from .plan import Plan
-from .preflight.accounting import Account
+from ..checks.row_accounting import Account
+from ..errors import MigrationError
+from ..plan.model import Plan
 
 MANIFEST = "manifest.json"
 REJECTS = "rejects.gz"

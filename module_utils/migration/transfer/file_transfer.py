@@ -19,22 +19,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from . import balance, driver, ledger, transfer
+from ..checks import quarantine, reconciliation
+from ..checks.row_accounting import Refused
+from ..context import Context
+from ..errors import MigrationError
+from ..plan.model import Part, Target, between
+from ..postgres import driver
+from ..postgres.driver import database_errors
+from ..postgres.quote import ident
+from ..progress import Progress
+from ..state import ledger
+from ..state.exported_snapshot import read_only_snapshot
+from ..throttle.monitor import PAUSED, Watch, rest, wait_while_paused
+from ..upsert.upsert import staged
+from . import run as transfer
 from .chunks import Unit, numbered, plan_chunks, units
-from .closing import Closing, finished
-from .context import Context
-from .driver import database_errors
-from .equalize import staged
-from .errors import MigrationError
-from .folder import MANIFEST, REJECTS, Entry, Manifest, Piece, alone, piece_of, prepare, read_rejects, whole, write_rejects, writing
-from .keys import add_all
-from .plan import Part, Target, between
-from .preflight import rejects
-from .preflight.accounting import Refused
-from .progress import Progress
-from .quote import ident
-from .snapshots import read_only_snapshot
-from .watch import PAUSED, Watch, rest, wait_while_paused
+from .completion import Closing, finished
+from .file_set import MANIFEST, REJECTS, Entry, Manifest, Piece, alone, piece_of, prepare, read_rejects, whole, write_rejects, writing
+from .primary_keys import add_all
 from .worker import without
 
 PHASE = "migrate by files"
@@ -68,10 +70,10 @@ def _export(context: Context, plan_time: str, folder: Path, options: transfer.Op
             for unit in units(context.plan, service)
             for chunk in plan_chunks(holder, context.source.schema, unit, options.chunk_rows, "load")
         ]
-        kept_out = rejects.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)
-        aside = rejects.by_part(kept_out)
+        kept_out = quarantine.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)
+        aside = quarantine.by_part(kept_out)
         entries = _export_all(context, plan_time, snapshot, folder, work, aside, options, progress)
-        counts = balance.counts_in(context, plan_time, snapshot, aside)
+        counts = reconciliation.counts_in(context, plan_time, snapshot, aside)
         assert counts is not None  # the holder has the snapshot
     finally:
         holder.close()
@@ -99,15 +101,15 @@ def import_files(
         chunks, rows = _import_all(context, manifest, folder, options, progress)
     with clock("complete"):
         keys = add_all(context, options.maintenance_work_mem)
-        found = _balance(manifest, balance.carried(context))
+        found = _balance(manifest, reconciliation.carried(context))
         with Closing(context, plan_time, accounts=False) as closing:
             closing.complete(_never)
     return replace(transfer.outcome(context, chunks, rows, keys, 0, (manifest.epoch,), clock), balance=found)
 
 
-def _balance(manifest: Manifest, carried: Mapping[str, int]) -> balance.Balance:
+def _balance(manifest: Manifest, carried: Mapping[str, int]) -> reconciliation.Balance:
     """Return the balance of the source's counts with the rows that each target was given; MigrationError when a sum is off."""
-    found = balance.Counts(manifest.accounts, manifest.expected).against(carried)
+    found = reconciliation.Counts(manifest.accounts, manifest.expected).against(carried)
     if not found.passed:
         raise MigrationError(f"{found.verdict}; remove the folder and export anew")
     return found

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .context import Context
-from .driver import database_errors
-from .errors import MigrationError
+from ..context import Context
+from ..errors import MigrationError
+from ..postgres.driver import database_errors
 
 APPLICATION_NAME = "edulink-migration id map"
 

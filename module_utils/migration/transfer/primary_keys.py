@@ -14,13 +14,15 @@ from __future__ import annotations
 import contextlib
 import time
 
-from . import build, driver, ledger
+from ..context import Context
+from ..contract.model import Contract
+from ..plan.model import Target
+from ..postgres import driver
+from ..postgres.driver import database_errors
+from ..postgres.quote import ident
+from ..schema import build
+from ..state import ledger
 from .chunks import units
-from .context import Context
-from .contract import Contract
-from .driver import database_errors
-from .plan import Target
-from .quote import ident
 
 APPLICATION_NAME = "edulink-migration keys"
 _IDLE = 0.2  # seconds between two looks at a key that others add

@@ -23,21 +23,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from . import driver, ledger
-from .balance import Balance
+from ..checks import quarantine
+from ..checks.reconciliation import Balance
+from ..context import Context
+from ..contract.model import Contract
+from ..errors import MigrationError
+from ..plan.load_order import levels
+from ..postgres import driver
+from ..postgres.driver import database_errors
+from ..progress import Progress
+from ..state import ledger
+from ..state.exported_snapshot import Snapshots
+from ..state.limits import Limits
+from ..text import counted
+from ..throttle.monitor import PAUSED, Watch, set_rates
 from .chunks import numbered, plan_chunks, units
-from .closing import Closing, Reconcile, finished, pins
-from .context import Context
-from .contract import Contract
-from .driver import database_errors
-from .errors import MigrationError
-from .order import levels
-from .outcome import counted
-from .preflight import rejects
-from .progress import Progress
-from .snapshots import Snapshots
-from .throttle import Limits
-from .watch import PAUSED, Watch, set_rates
+from .completion import Closing, Reconcile, finished, pins
 from .worker import Job, Report, work
 
 PHASE = "migrate"
@@ -57,7 +58,7 @@ class Options:
     lock_timeout: float = 10
     snapshot_max_age: float = 4 * 3600
     maintenance_work_mem: str = "256MB"
-    quarantine_cap: int = rejects.CAP
+    quarantine_cap: int = quarantine.CAP
 
 
 @dataclass(frozen=True)
@@ -157,13 +158,13 @@ class Aside:
     def __init__(self, context: Context, plan_time: str, cap: int) -> None:
         self._context, self._plan_time, self._cap = context, plan_time, cap
         self._lock = threading.Lock()
-        self._found: tuple[rejects.Reject, ...] | None = None
+        self._found: tuple[quarantine.Reject, ...] | None = None
 
     def of(self, service: str) -> list[dict[str, object]]:
         """Return those of one service; MigrationError above the cap."""
         with self._lock:
             if self._found is None:
-                self._found = rejects.compute(self._context, plan_time=self._plan_time, cap=self._cap)
+                self._found = quarantine.compute(self._context, plan_time=self._plan_time, cap=self._cap)
         names = {target.name for target in self._context.plan.of(service)}
         return [asdict(reject) for reject in self._found if reject.target in names]
 

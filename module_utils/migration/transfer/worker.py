@@ -16,18 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import driver, ledger
+from ..context import Context
+from ..errors import MigrationError
+from ..plan.model import Part, Predicate, Target, between, none_of
+from ..postgres import driver
+from ..postgres.driver import redact
+from ..postgres.pump import pump
+from ..postgres.quote import ident
+from ..state import ledger
+from ..state.exported_snapshot import NO_SUCH_SNAPSHOT, Epoch, read_only_snapshot
+from ..throttle.monitor import PAUSED, rest
+from ..upsert.upsert import carry_staged
 from .chunks import Unit, units
-from .context import Context
-from .driver import redact
-from .equalize import carry_staged
-from .errors import MigrationError
-from .keys import Keys
-from .plan import Part, Predicate, Target, between, none_of
-from .pump import pump
-from .quote import ident
-from .snapshots import NO_SUCH_SNAPSHOT, Epoch, read_only_snapshot
-from .watch import PAUSED, rest
+from .primary_keys import Keys
 
 APPLICATION_NAME = "edulink-migration worker"
 _IDLE = 0.05  # seconds between two looks at the ledger while others finish their chunks

@@ -12,10 +12,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from . import driver
-from .errors import MigrationError
-from .plan import Target
-from .quote import ident, literal
+from ..errors import MigrationError
+from ..plan.model import Target
+from ..postgres import driver
+from ..postgres.quote import ident, literal
 
 _SHORT = 20  # characters; a column that takes fewer gets a number without a random part
 

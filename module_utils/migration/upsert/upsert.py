@@ -20,14 +20,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from . import driver
-from .driver import redact
-from .errors import MigrationError
-from .lending import lent_indexes
-from .parking import make_room
-from .plan import Part, Target, one_of
-from .pump import pump
-from .quote import ident
+from ..errors import MigrationError
+from ..plan.model import Part, Target, one_of
+from ..postgres import driver
+from ..postgres.driver import redact
+from ..postgres.pump import pump
+from ..postgres.quote import ident
+from ..postgres.temporary_indexes import lent_indexes
+from .unique_values import make_room
 
 BATCH = 5000  # keys; the fastest size measured for a re-read
 MANY = 1000  # rows that go: from there on it pays to index what may refer to them

@@ -20,14 +20,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..context import Context
+from ..plan import ids
+from ..plan.model import BOOKKEEPING, Target, replaced
+from ..postgres.quote import array, ident, literal
+from ..text import counted
 from . import digest as d
-from . import ids
-from .context import Context
-from .opening import OPENED_ROWS
-from .outcome import counted
-from .plan import BOOKKEEPING, Target, replaced
-from .quote import array, ident, literal
-from .scan import Sides
+from .drilldown import OPENED_ROWS
+from .readers import Sides
 
 USERS, PERMISSIONS, HELD, ROLES = "auth_service.users", "auth_service.permissions", "auth_service.user_permissions", "user_service.roles"
 DJANGO = (

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .errors import MigrationError
-from .plan import Target
-from .quote import array, literal
-from .scan import Sides
+from ..errors import MigrationError
+from ..plan.model import Target
+from ..postgres.quote import array, literal
+from .readers import Sides
 
 SHOWN = 5  # faults in one message
 _TABLES = ("r", "p")

@@ -22,10 +22,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from . import driver
-from .errors import MigrationError
-from .plan import Part, Target
-from .quote import ident, literal
+from ..errors import MigrationError
+from ..plan.model import Part, Target
+from ..postgres import driver
+from ..postgres.quote import ident, literal
 
 RECORD, SHA256, AUTO = "record", "sha256", "auto"
 HAS_BYTEA_HASH = 180000  # server_version

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from ..plan.model import Part, Target, one_of
+from ..postgres.quote import ident, literal
 from . import digest as d
-from .outcome import DIFFERENT, DUPLICATE, EXTRA, MISSING, Finding
-from .pieces import Scan, add_up, differing, sums_of
-from .plan import Part, Target, one_of
-from .quarantine import Rejects, without
-from .quote import ident, literal
-from .scan import Sides, rows_of_copy
+from .excluded import Rejects, without
+from .readers import Sides, rows_of_copy
+from .result import DIFFERENT, DUPLICATE, EXTRA, MISSING, Finding
+from .slices import Scan, add_up, differing, sums_of
 
 OPENED_ROWS = 100_000  # of both sides
 MOST_GROUPS = 1 << 16

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .plan import BOOKKEEPING, Part, Predicate, Target
-from .quote import array
-from .scan import Sides
+from ..plan.model import BOOKKEEPING, Part, Predicate, Target
+from ..postgres.quote import array
+from .readers import Sides
 
 Rejects = Mapping[str, Mapping[str, Sequence[str]]]  # target -> part -> source keys
 

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import driver
-from .context import Context
-from .driver import Endpoint
-from .errors import MigrationError
-from .quote import ident, literal
-from .snapshot.clients import access
+from ..context import Context
+from ..errors import MigrationError
+from ..postgres import driver
+from ..postgres.clients import access
+from ..postgres.driver import Endpoint
+from ..postgres.quote import ident, literal
 
 APPLICATION_NAME = "edulink-migration baseline"
 SAMPLE = 200

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import driver
-from .context import Context
-from .errors import MigrationError
-from .plan import Target
-from .quote import array, ident, literal, qualified
+from ..context import Context
+from ..errors import MigrationError
+from ..plan.model import Target
+from ..postgres import driver
+from ..postgres.quote import array, ident, literal, qualified
 
 APPLICATION_NAME = "edulink-migration validate"
 SETTINGS: Mapping[str, str] = {"work_mem": "64MB", "jit": "off"}

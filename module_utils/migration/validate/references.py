@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from .outcome import MISSING, Finding, Reference
-from .pieces import range_of
-from .plan import Cell, Part, Plan, Target
-from .quarantine import Rejects, without
-from .quote import ident, literal
-from .scan import ForeignKeys, Rows, Sides
+from ..plan.model import Cell, Part, Plan, Target
+from ..postgres.quote import ident, literal
+from .excluded import Rejects, without
+from .readers import ForeignKeys, Rows, Sides
+from .result import MISSING, Finding, Reference
+from .slices import range_of
 
 Ranges = Mapping[tuple[str, str], Sequence[tuple[int | None, int | None]]]  # target, part -> where it is cut
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .balance import Balance
+from ..checks.reconciliation import Balance
+from ..text import counted
 from .digest import Digest
 
 MISSING, EXTRA, DIFFERENT, DUPLICATE, SERVICE_ROW = "missing", "extra", "different", "duplicate", "service_row"
@@ -141,8 +142,3 @@ class Verification:
             "seconds": round(self.seconds, 3),
             "phases": {name: round(value, 3) for name, value in self.phases.items()},
         }
-
-
-def counted(number: int, one: str, many: str | None = None) -> str:
-    """Return the number with its noun, in the singular when it is one."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

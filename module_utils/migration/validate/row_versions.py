@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .quote import literal
-from .scan import Ask
+from ..postgres.quote import literal
+from .readers import Ask
 
 HALF_A_ROUND = 1 << 31
 

@@ -15,17 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
-from . import balance, ids, references, shape
+from ..checks import reconciliation, source_catalog
+from ..context import Context
+from ..errors import MigrationError
+from ..plan import ids
+from ..plan.model import Plan, Target
+from . import columns as shape
 from . import digest as d
-from .context import Context
-from .errors import MigrationError
-from .opening import Located, Opener, Row, name_columns, open_one, settle
-from .outcome import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding, Reference, TableResult, Verification
-from .pieces import PIECE_ROWS, Keeping, KeptPiece, Progress, Scan, Scanner
-from .plan import Plan, Target
-from .preflight import source_catalog
-from .quarantine import Rejects, rejected
-from .scan import Sides
+from . import references
+from .drilldown import Located, Opener, Row, name_columns, open_one, settle
+from .excluded import Rejects, rejected
+from .readers import Sides
+from .result import DIFFERENT, DUPLICATE, EXTRA, MISSING, SERVICE_ROW, Finding, Reference, TableResult, Verification
+from .slices import PIECE_ROWS, Keeping, KeptPiece, Progress, Scan, Scanner
 
 __all__ = [
     "DIFFERENT",
@@ -147,10 +149,10 @@ def differing_rows(context: Context, plan_time: str, snapshot: str) -> Iterator[
                 yield from (row.finding for row in open_one(sides, scan, agreed, rejects[scan.target.name]))
 
 
-def _count(sides: Sides, context: Context, rejects: Rejects) -> Future[balance.Counts]:
+def _count(sides: Sides, context: Context, rejects: Rejects) -> Future[reconciliation.Counts]:
     catalog = source_catalog.read(sides.leaders()[context.source.place], sides.schema)
     refused = {(name, part): keys for name, parts in rejects.items() for part, keys in parts.items()}
-    return sides.source_job(lambda ask: balance.count(ask, context.plan, catalog, refused), "accounting for every row")
+    return sides.source_job(lambda ask: reconciliation.count(ask, context.plan, catalog, refused), "accounting for every row")
 
 
 def choose(plan: Plan, names: Sequence[str] | None) -> tuple[Target, ...]:

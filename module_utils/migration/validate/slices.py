@@ -20,12 +20,12 @@ from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from ..plan.model import Part, Predicate, Target, between
+from ..postgres.quote import ident, qualified
 from . import digest as d
-from .plan import Part, Predicate, Target, between
-from .quarantine import Rejects, without
-from .quote import ident, qualified
-from .scan import Ask, Rows, Sides
-from .versions import Versioned, Versions, settle
+from .excluded import Rejects, without
+from .readers import Ask, Rows, Sides
+from .row_versions import Versioned, Versions, settle
 
 PIECE_ROWS = 200_000
 JOINED = 2  # times smaller are the pieces of a query: what a join remembers fits the processor's caches (m: 3.4 s, whole 4.0 s, for 1M users' profiles)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import driver
-from .context import Context
+from ..context import Context
+from ..postgres import driver
 
 USERS = "auth_service.users"
 APPLICATION_NAME = "edulink-migration canaries"
