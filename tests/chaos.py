@@ -195,7 +195,7 @@ class AnsibleRun:
             "chunk_rows": chunk_rows,
             "limits": {"cpu_percent": 0, "memory_percent": 0, "disk_percent": 0, "rows_per_second": RATE},
         }
-        play.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [{"name": "Carry", "pg_transfer": task}]}]), encoding="utf-8")
+        play.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": [{"name": "Carry", "migration_copy": task}]}]), encoding="utf-8")
         program = str(Path(sys.executable).with_name("ansible-playbook"))
         self._process = subprocess.Popen(
             [program, "-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}", str(play)],

@@ -133,7 +133,7 @@ def play(inventory: Path, playbook: str, **extra: object) -> None:
 
 
 def modules(folder: Path, runner: str) -> list[psutil.Process]:
-    """Return the processes of pg_transfer on one runner, Ansible's wrapper and the workers among them."""
+    """Return the processes of migration_copy on one runner, Ansible's wrapper and the workers among them."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = " ".join(process.info["cmdline"] or ())

@@ -33,7 +33,7 @@ UNLIMITED = Limits(cpu_percent=0, memory_percent=0, disk_percent=0)
 
 
 def migrate(context: Context) -> dict[str, float]:
-    """Carry everything and build every constraint and index: the modules pg_transfer and pg_index."""
+    """Carry everything and build every constraint and index: the modules migration_copy and migration_index."""
     outcome = transfer.run(context, PLAN_TIME, "bench", transfer.Options("bench", limits=UNLIMITED), Progress(None), reconcile)
     start = time.monotonic()
     build_indexes(context)

@@ -30,7 +30,7 @@ from ansible.module_utils.migration.state import control
 from ansible.module_utils.migration.validate import run as verify
 from ansible.module_utils.migration.validate import slices as scanned
 from ansible.module_utils.migration.validate.readers import APPLICATION_NAME
-from ansible.modules import pg_validate
+from ansible.modules import migration_validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -78,10 +78,10 @@ def validate(context: Context) -> verify.Verification:
     """Validate as the module does, keeping every piece."""
     with contextlib.closing(control.connect(context.control)) as records:
         live = control.require_open(records, context.plan.digest)
-        kept = pg_validate._kept(context, records, live)
+        kept = migration_validate._kept(context, records, live)
 
         def keep(piece: verify.KeptPiece) -> None:
-            control.record(records, pg_validate.PIECE, "read", asdict(piece), migration=live, plan_digest=context.plan.digest)
+            control.record(records, migration_validate.PIECE, "read", asdict(piece), migration=live, plan_digest=context.plan.digest)
 
         return verify.compare(context, w.PLAN_TIME, options=SMALL, keeping=verify.Keeping(kept, keep, seconds=0))
 
@@ -103,7 +103,7 @@ def child(context: Context, outcome: multiprocessing.connection.Connection) -> N
 
 
 def pieces(context: Context) -> int:
-    return int(ask(context.control, f"SELECT count(*) FROM migration.records WHERE kind = '{pg_validate.PIECE}'"))
+    return int(ask(context.control, f"SELECT count(*) FROM migration.records WHERE kind = '{migration_validate.PIECE}'"))
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ import yaml
 from ansible.module_utils.lab import lab, layout, postgres, process
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows, scalar
-from ansible.modules import lab as module
+from ansible.modules import migration_lab as module
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -21,7 +21,7 @@ from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.state import control
 from ansible.module_utils.migration.validate import drilldown
 from ansible.module_utils.migration.validate import run as validate
-from ansible.modules import pg_validate
+from ansible.modules import migration_validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -108,7 +108,7 @@ def test_all_checks_of_a_validation_pass_while_somebody_writes(world: w.World, b
             "service_rows": "auto", "resume": False, "authorisation": True, "canaries": [], "baseline": False,
         }  # fmt: skip
         for _ in range(3):
-            validation = pg_validate._validate(world.context, params, live, records, Progress(None))
+            validation = migration_validate._validate(world.context, params, live, records, Progress(None))
             assert validation["passed"], (validation["verdict"], validation["lines"])
 
 

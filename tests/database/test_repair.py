@@ -22,7 +22,7 @@ from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.repair import release, repair
 from ansible.module_utils.migration.state import control
 from ansible.module_utils.migration.validate import run as validate
-from ansible.modules import pg_repair
+from ansible.modules import migration_repair
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -159,7 +159,7 @@ def last(world: w.World, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str,
             opened = control.begin(records, world.plan.digest)
             driver.rows(records, "UPDATE migration.migrations SET plan_time = %s", (w.PLAN_TIME,))
             control.record(records, "validate", "failed", validation, migration=opened, plan_digest=world.plan.digest)
-        return lambda check, most: pg_repair.run(SimpleNamespace(params={"max_rows": most, "insert_missing": False}, check_mode=check))
+        return lambda check, most: migration_repair.run(SimpleNamespace(params={"max_rows": most, "insert_missing": False}, check_mode=check))
 
     return record
 

@@ -28,7 +28,7 @@ from ansible.module_utils.migration.rollback import run as rollback
 from ansible.module_utils.migration.rollback.run import AS_BEFORE, AS_SNAPSHOT, KIND
 from ansible.module_utils.migration.snapshot import restore, take
 from ansible.module_utils.migration.state import control, phase_gate
-from ansible.modules import pg_release, pg_repair, pg_transfer, redis_sessions
+from ansible.modules import migration_copy, migration_release, migration_repair, migration_sessions
 
 from tests.walk.environment import SERVICES, Walk, ask, die_in, dying
 from tests.walk.fixtures import project_plan, services_server, walk  # noqa: F401
@@ -272,9 +272,9 @@ def test_no_module_enters_a_service_that_was_rolled_back(migrated: Walk, monkeyp
     monkeypatch.setattr(Context, "from_params", lambda params, check: replace(migrated.context, check=check))
     sessions = {"secret_key": "secret", "state": "present"}
     writing: list[Callable[[], Any]] = [
-        lambda: pg_repair.run(SimpleNamespace(params={}, check_mode=False)),
-        lambda: pg_release.run(SimpleNamespace(params={"quarantine_cap": 10}, check_mode=False)),
-        lambda: redis_sessions._present(migrated.context, None, None, sessions),
+        lambda: migration_repair.run(SimpleNamespace(params={}, check_mode=False)),
+        lambda: migration_release.run(SimpleNamespace(params={"quarantine_cap": 10}, check_mode=False)),
+        lambda: migration_sessions._present(migrated.context, None, None, sessions),
     ]
     roll_back(migrated, services=("user_service",))
     for work in writing:
@@ -284,7 +284,7 @@ def test_no_module_enters_a_service_that_was_rolled_back(migrated: Walk, monkeyp
         "runner": "runner1", "workers": 1, "chunk_rows": 100_000, "limits": {}, "statement_timeout": 0, "lock_timeout": 5, "snapshot_max_age": 60,
         "maintenance_work_mem": "64MB", "quarantine_cap": 10, "via": "direct",
     }  # fmt: skip
-    foreseen = pg_transfer.carry(SimpleNamespace(params=options, check_mode=True))
+    foreseen = migration_copy.carry(SimpleNamespace(params=options, check_mode=True))
     assert "would require: " in foreseen["msg"]
     assert "user_service was rolled back from migration" in foreseen["msg"]
 

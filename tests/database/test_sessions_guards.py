@@ -32,7 +32,7 @@ from ansible.module_utils.migration.sessions.rewrite import _number
 from ansible.module_utils.migration.sessions.store import Room, open_store
 from ansible.module_utils.migration.sessions.tally import Rules, Size
 from ansible.module_utils.migration.state import control
-from ansible.modules import redis_sessions as module
+from ansible.modules import migration_sessions as module
 
 from tests.mutation.world import NAMESPACE, SERVICES, read_plan
 from tests.sessions_world import BACKEND, DJANGO, PASSWORD, SECRET, TABLE, World, logged_in, sessions_world

@@ -17,7 +17,7 @@ from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.state import control
 from ansible.module_utils.migration.transfer.dry_run import Preview
 from ansible.module_utils.migration.transfer.run import Outcome
-from ansible.modules import pg_transfer
+from ansible.modules import migration_copy
 
 from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, SERVICES, read_plan
@@ -40,11 +40,11 @@ def context(databases: Callable[..., Endpoint]) -> Context:
 
 def carry(context: Context, monkeypatch: pytest.MonkeyPatch, transfer: Callable[..., Outcome], *, check: bool = False) -> dict[str, object]:
     """Run the module's body around a transfer that does nothing but what the test says."""
-    monkeypatch.setattr(pg_transfer, "run", transfer)
-    monkeypatch.setattr(pg_transfer.Context, "from_params", lambda params, check: context)
+    monkeypatch.setattr(migration_copy, "run", transfer)
+    monkeypatch.setattr(migration_copy.Context, "from_params", lambda params, check: context)
     given = {"runner": "runner1", "workers": 1, "chunk_rows": 1, "limits": {}, "statement_timeout": 0, "lock_timeout": 1, "snapshot_max_age": 60}
     rest = {"maintenance_work_mem": "64MB", "quarantine_cap": 1, "via": "direct", "progress_file": None, "id_map_dir": None, "override_gates": False}
-    result: dict[str, object] = pg_transfer.carry(SimpleNamespace(params={**given, **rest}, check_mode=check))
+    result: dict[str, object] = migration_copy.carry(SimpleNamespace(params={**given, **rest}, check_mode=check))
     return result
 
 
@@ -77,7 +77,7 @@ def test_a_preview_says_what_the_real_run_would_refuse_to_begin_without(context:
     def said() -> object:
         return carry(dataclasses.replace(context, check=True), monkeypatch, lambda *_: DONE, check=True)["verdict"]
 
-    monkeypatch.setattr(pg_transfer, "preview", lambda *_: Preview(()))
+    monkeypatch.setattr(migration_copy, "preview", lambda *_: Preview(()))
     assert said() == "would carry 0 rows in 0 chunks"
     execute(context.control, "INSERT INTO migration.records (kind, outcome, detail) VALUES ('preflight', 'failed', '{}')")
     assert "; would require a passed preflight: the last preflight (" in str(said())

@@ -52,7 +52,7 @@ def inventory(tmp_path: Path) -> Iterator[Path]:
 
 
 def modules(root: int) -> list[psutil.Process]:
-    """Return the processes of pg_transfer itself, without their workers."""
+    """Return the processes of migration_copy itself, without their workers."""
     found = {}
     for process in psutil.Process(root).children(recursive=True):
         with contextlib.suppress(psutil.Error):

@@ -136,9 +136,9 @@ def test_no_table_is_no_proof(compare: Callable[..., validate.Verification]) -> 
 
 
 def test_some_equal_tables_prove_nothing_of_the_rest() -> None:
-    from ansible.modules import pg_validate
+    from ansible.modules import migration_validate
 
-    assert [pg_validate.outcome({"passed": passed, "complete": complete}) for passed in (True, False) for complete in (True, False)] == [
+    assert [migration_validate.outcome({"passed": passed, "complete": complete}) for passed in (True, False) for complete in (True, False)] == [
         "passed",
         "partial",
         "failed",

@@ -36,7 +36,7 @@ def play(tmp_path: Path):
 def command(tmp_path: Path, options: str, *arguments: str, **environment: str) -> dict[str, Any]:
     """Return the arguments of subprocess for a play of one task with the stand-in module."""
     tmp_path.joinpath("ansible.cfg").write_text("[defaults]\n")
-    tmp_path.joinpath("play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n    - pg_transfer: {options}\n")
+    tmp_path.joinpath("play.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n    - migration_copy: {options}\n")
     return {
         "args": [PLAYBOOK, "-i", "lab,", "-e", f"ansible_python_interpreter={sys.executable}", *arguments, "play.yml"],
         "cwd": tmp_path,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.migration.report import advice, status
 from ansible.module_utils.migration.state.control import Migration
-from ansible.modules import pg_validate
+from ansible.modules import migration_validate
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 CHECKS = {name: {"passed": True, "verdict": f"{name} holds"} for name in advice.CHECKS}
@@ -55,13 +55,13 @@ def test_the_next_step_is_the_one_that_helps(found: dict[str, Any], command: str
 
 
 def test_what_failed_comes_first_in_the_verdict_and_what_holds_does_not_hide_it() -> None:
-    assert pg_validate.whole_verdict(validation()).count("holds") == len(advice.CHECKS)
-    assert pg_validate.whole_verdict(validation(rows=1, canaries="no canary sings")) == "NOT equal: some; no canary sings"
-    verdict = pg_validate.whole_verdict(validation(quarantine="2 fit", canaries="no canary sings"))
+    assert migration_validate.whole_verdict(validation()).count("holds") == len(advice.CHECKS)
+    assert migration_validate.whole_verdict(validation(rows=1, canaries="no canary sings")) == "NOT equal: some; no canary sings"
+    verdict = migration_validate.whole_verdict(validation(quarantine="2 fit", canaries="no canary sings"))
     assert verdict == "NOT passed: 2 fit; no canary sings; rows equal: all"
 
 
 def test_only_the_first_lines_are_shown_and_the_rest_is_counted() -> None:
     lines = [str(number) for number in range(30)]
-    assert pg_validate.first(lines, 2030)[-2:] == ["19", "... and 2,010 more, see validation.json"]
-    assert pg_validate.first(lines[:20], 20) == lines[:20]
+    assert migration_validate.first(lines, 2030)[-2:] == ["19", "... and 2,010 more, see validation.json"]
+    assert migration_validate.first(lines[:20], 20) == lines[:20]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_validate
+module: migration_validate
 short_description: Compare every column of every row of the source and the targets
 description:
   - Scans both sides once, at one consistent point each, digests every row in buckets of ids, and opens only the buckets that
@@ -121,13 +121,13 @@ attributes:
 
 EXAMPLES = r"""
 - name: Compare every column of every row
-  pg_validate:
+  migration_validate:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
   register: __validate_result
 
 - name: Compare with a digest that auditors know
-  pg_validate:
+  migration_validate:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     digest: sha256

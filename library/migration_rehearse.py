@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_rehearse
+module: migration_rehearse
 short_description: Rehearse the migration and its way back in throw-away copies
 description:
   - The steps of C(playbooks/rehearse.yml) that are not phases. Copies of the services and a control database of their own, with
@@ -59,7 +59,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Make the copies
-  pg_rehearse:
+  migration_rehearse:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     stage: begin

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_snapshot
+module: migration_snapshot
 short_description: Take, prove and keep the one snapshot of a migration
 description:
   - Opens the planned migration and dumps the source and the targets with C(pg_dump) in directory format, several tables at a time,
@@ -144,7 +144,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Take the snapshot and prove it
-  pg_snapshot:
+  migration_snapshot:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     snapshot_dir: /var/backups/edulink-migration

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_repair
+module: migration_repair
 short_description: Mend the differences that the last validation found
 description:
   - Takes the findings of the last validation of the open migration and makes exactly those keys equal to the source, by the same
@@ -44,7 +44,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Mend what the last validation found
-  pg_repair:
+  migration_repair:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     max_rows: 50

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: redis_sessions
+module: migration_sessions
 short_description: Carry the live sessions of a Django monolith to Redis
 description:
   - Streams C(django_session), checks each signature, gives each session the user's UUID, and writes it to Redis in the layout of
@@ -136,7 +136,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Carry the sessions
-  redis_sessions:
+  migration_sessions:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     store:
@@ -146,7 +146,7 @@ EXAMPLES = r"""
   register: __sessions_result
 
 - name: Take them back
-  redis_sessions:
+  migration_sessions:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     store: "{{ __sessions_store }}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_release
+module: migration_release
 short_description: Bring in quarantined rows that fit now
 description:
   - Computes again which rows the policies keep out. Rows of C(migration.rejects) that fit now are written as repair writes them,
@@ -37,7 +37,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Bring in what has been corrected
-  pg_release:
+  migration_release:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
 """

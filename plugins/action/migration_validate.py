@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Show the progress of pg_validate."""
+"""Show the progress of migration_validate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible.plugins.loader import action_loader
 
 
 class ActionModule(action_loader.get("live_progress", class_only=True)):  # type: ignore[misc]  # the loader gives an untyped class
-    """Runs pg_validate and shows its progress."""
+    """Runs migration_validate and shows its progress."""
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result without the canaries' names: their passwords are no_log, names would be masked wherever they occur."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_preflight
+module: migration_preflight
 short_description: Prove that a migration can run before a byte moves
 description:
   - Checks every row of every mapping's projection against the services' schema SQL, with set-based queries on the source.
@@ -30,7 +30,7 @@ options:
     type: int
     default: 100000
   limits:
-    description: As pg_transfer's; between two statements preflight waits while one is exceeded.
+    description: As migration_copy's; between two statements preflight waits while one is exceeded.
     type: dict
     default: {}
   patience:
@@ -60,7 +60,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Prove that every row will fit
-  pg_preflight:
+  migration_preflight:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
   register: __preflight_result

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The modules pg_schema and pg_index: gates, check mode, idempotence, undo, and the records they leave."""
+"""The modules migration_schema and migration_index: gates, check mode, idempotence, undo, and the records they leave."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ansible.module_utils.migration.plan.model import Plan
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.state import control
-from ansible.modules import pg_index, pg_schema
+from ansible.modules import migration_index, migration_schema
 
 FILES = Path(__file__).resolve().parents[2] / "roles" / "schema" / "files"
 NAMESPACE = "a namespace of the tests"
@@ -67,10 +67,10 @@ class Phases:
         return SimpleNamespace(check_mode=check, params={"plan": self.plan.to_dict(), "connections": connections, **OPTIONS, **options})
 
     def schema(self, check: bool = False, **options: Any) -> dict[str, Any]:
-        return pg_schema.run(self.module(check, **options))
+        return migration_schema.run(self.module(check, **options))
 
     def index(self, check: bool = False, **options: Any) -> dict[str, Any]:
-        return pg_index.run(self.module(check, **options))
+        return migration_index.run(self.module(check, **options))
 
     def open(self, snapshot: str | None = "snapshot") -> None:
         with contextlib.closing(control.connect(self.control)) as connection:
@@ -136,7 +136,7 @@ def test_the_undo_drops_what_was_made_even_by_a_killed_run(phases: Phases, monke
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pg_index.build, "analyze", killed)
+    monkeypatch.setattr(migration_index.build, "analyze", killed)
     with pytest.raises(KeyboardInterrupt):
         phases.index()
     monkeypatch.undo()

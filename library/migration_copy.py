@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_transfer
+module: migration_copy
 short_description: Carry every mapped table to its new home, in chunks, exactly once
 description:
   - Copies the projection of each mapping from the source into the target databases, by binary COPY through a pipe, with worker
@@ -104,7 +104,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Carry every mapped table to its new home
-  pg_transfer:
+  migration_copy:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     runner: "{{ inventory_hostname }}"

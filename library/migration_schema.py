@@ -8,13 +8,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_schema
+module: migration_schema
 short_description: Create a service's tables as its own SQL says
 description:
   - Creates the schemas, types, functions and tables (columns, defaults, NOT NULL, CHECK) of one service's contract in one
     transaction, and sets the database's C(search_path) so that bare table names work, where the role owns the database.
   - What exists and is equal is left; what exists and differs stops the module before anything is changed.
-  - Keys and indexes are made after the load by C(pg_index).
+  - Keys and indexes are made after the load by C(migration_index).
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - edulink.migration.connections
@@ -43,7 +43,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Create the tables of the authentication service
-  pg_schema:
+  migration_schema:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     service: auth_service

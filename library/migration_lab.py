@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: lab
+module: migration_lab
 short_description: Start, stop or delete the embedded lab
 description:
   - Three PostgreSQL servers and a Redis-compatible server from Python wheels, a Django monolith filled with users, and
@@ -72,7 +72,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Start the lab
-  lab:
+  migration_lab:
     state_dir: .lab
     inventory_dir: inventories/lab
     monolith_dir: tests/monolith

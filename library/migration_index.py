@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_index
+module: migration_index
 short_description: Make the keys, indexes and constraints that a service's own SQL says
 description:
   - Makes primary keys, UNIQUE, foreign keys, CHECK and indexes of one service's contract after the load, several at a time, then
@@ -76,13 +76,13 @@ attributes:
 
 EXAMPLES = r"""
 - name: Make the keys and indexes of the user service
-  pg_index:
+  migration_index:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     service: user_service
 
 - name: Drop them again
-  pg_index:
+  migration_index:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     service: user_service

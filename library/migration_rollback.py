@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: pg_rollback
+module: migration_rollback
 short_description: Give the services their state before the migration
 description:
   - With O(scope=databases) every service's dump is restored into a new database and proven against the manifest; then names are
@@ -74,12 +74,12 @@ attributes:
 
 EXAMPLES = r"""
 - name: Bring both services back
-  pg_rollback:
+  migration_rollback:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
 
 - name: End the migration
-  pg_rollback:
+  migration_rollback:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     stage: close

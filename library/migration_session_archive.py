@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
-module: session_archive
+module: migration_session_archive
 short_description: Archive the long expired sessions of a Django monolith
 description:
   - Writes the rows of C(django_session) that ended some days ago to a compressed CSV file with a manifest, on the host it runs on.
@@ -43,7 +43,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Archive the sessions that ended a month ago
-  session_archive:
+  migration_session_archive:
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     folder: "{{ migration_artifacts_dir }}/sessions"
