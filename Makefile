@@ -14,10 +14,11 @@ BENCH_REPEATS ?= 3
 CHAOS_KILLS ?= 100
 MUTATIONS ?= 2000
 LAB_USERS ?= 20000
+INVENTORY ?= inventories/lab
 SERVERS_USERS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab lab-stop lab-delete test lint sanity unit molecule bench chaos remote mutate logins servers wayback bench-rollback docs lock clean
+.PHONY: help setup demo check-mappings lab lab-stop lab-delete test lint sanity unit molecule bench chaos remote mutate logins servers wayback bench-rollback docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ $(READY): requirements.txt
 demo: $(READY) ## start the lab, carry a generated monolith into both services, prove it
 	@$(PLAY) playbooks/lab.yml -e lab_users=$(LAB_USERS)
 	@$(PLAY) playbooks/site.yml
+
+check-mappings: $(READY) ## name every mistake of mappings and schema SQL; no database needed (INVENTORY=inventories/lab)
+	@ansible-playbook -i $(INVENTORY) playbooks/check_mappings.yml
 
 lab: $(READY) ## start the lab alone (LAB_USERS=20000)
 	@$(PLAY) playbooks/lab.yml -e lab_users=$(LAB_USERS)

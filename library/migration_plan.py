@@ -13,6 +13,7 @@ short_description: Read mappings and schema SQL into one plan
 description:
   - Reads C(mappings/<service>/<table>.yml), C(mappings/_ids/<entity>.yml) and the services' schema SQL, checks them against
     each other with PostgreSQL's own parser, and returns the plan that every phase works from.
+  - Names every mistake of all files at once, each in a line with its file, its line and what would be right.
   - Runs on the controller, connects to nothing and writes nothing.
 author: The Edulink migration project (@edulink)
 options:
@@ -30,9 +31,10 @@ options:
     elements: str
     required: true
   namespace:
-    description: The environment's secret namespace of the UUIDs, 16 characters or more.
+    description:
+      - The environment's secret namespace of the UUIDs, 16 characters or more.
+      - Left out, the files are only checked, and no plan is returned.
     type: str
-    required: true
 requirements:
   - pglast (on the controller)
 attributes:
@@ -56,20 +58,32 @@ EXAMPLES = r"""
     namespace: "{{ migration_namespace }}"
   delegate_to: localhost
   register: __migration_plan
+
+- name: Check the files alone
+  migration_plan:
+    mappings_dir: mappings
+    schema_dir: roles/schema/files
+    services: [auth_service, user_service]
+  delegate_to: localhost
 """
 
 RETURN = r"""
 plan:
   description: The plan as data.
   type: dict
-  returned: success
+  returned: with O(namespace)
 digest:
   description: sha256 of what the plan does.
   type: str
-  returned: success
+  returned: with O(namespace)
 fingerprint:
   description: 16 hex digits that tell namespaces apart.
   type: str
+  returned: with O(namespace)
+lines:
+  description: What was read, for an operator.
+  type: list
+  elements: str
   returned: success
 """
 
@@ -77,27 +91,44 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.migration.contract.model import Contract
 from ..module_utils.migration.contract.parse import parse_contract
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.mistakes import Mistakes
 from ..module_utils.migration.plan import ids
-from ..module_utils.migration.plan.compiler import compile_plan
-from ..module_utils.migration.plan.mapping import read_mappings
+from ..module_utils.migration.plan.compiler import compile_plan, summary
+from ..module_utils.migration.plan.mapping import Mappings, read_mappings
 
 
 def run(module: AnsibleModule) -> dict[str, object]:
-    """Return the module's result; MigrationError when the files are not one plan."""
+    """Return the module's result; MigrationError, naming every mistake, when the files are not one plan."""
+    mistakes = Mistakes()
     services = tuple(sorted(module.params["services"]))
     namespace = module.params["namespace"]
-    if len(namespace) < ids.MINIMUM_SECRET:
+    with mistakes:
+        _require_length(namespace)
+    mappings = Mappings((), ())
+    with mistakes:
+        mappings = read_mappings(Path(module.params["mappings_dir"]), services, mistakes)
+    contracts: dict[str, Contract] = {}
+    for service in services:
+        contracts[service] = Contract(service, ())
+        mistakes.unread.add(service)
+        with mistakes:
+            contracts[service] = parse_contract(service, Path(module.params["schema_dir"]) / service, mistakes)
+    plan = compile_plan(mappings, contracts, ids.fingerprint(namespace) if namespace else "", mistakes)
+    lines = summary(plan)
+    if not namespace:
+        return {"changed": False, "lines": lines}
+    return {"changed": False, "plan": plan.to_dict(), "digest": plan.digest, "fingerprint": plan.fingerprint, "lines": lines}
+
+
+def _require_length(namespace: str | None) -> None:
+    if namespace is not None and len(namespace) < ids.MINIMUM_SECRET:
         raise MigrationError(
             f"migration_namespace has {len(namespace)} characters, {ids.MINIMUM_SECRET} are the least;"
             " make one with 'openssl rand -hex 32' and keep it in the vault"
         )
-    mappings = read_mappings(Path(module.params["mappings_dir"]), services)
-    schema_dir = Path(module.params["schema_dir"])
-    contracts = {service: parse_contract(service, schema_dir / service) for service in services}
-    plan = compile_plan(mappings, contracts, ids.fingerprint(namespace))
-    return {"changed": False, "plan": plan.to_dict(), "digest": plan.digest, "fingerprint": plan.fingerprint}
 
 
 def main() -> None:
@@ -107,7 +138,7 @@ def main() -> None:
             "mappings_dir": {"type": "path", "required": True},
             "schema_dir": {"type": "path", "required": True},
             "services": {"type": "list", "elements": "str", "required": True},
-            "namespace": {"type": "str", "required": True, "no_log": True},
+            "namespace": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )

@@ -95,4 +95,5 @@ def test_an_option_mistyped_in_the_inventory_is_refused_and_the_variables_of_oth
 
 @pytest.mark.parametrize("name", PLAYBOOKS)
 def test_every_playbook_checks_its_variables(name: str) -> None:
-    assert "tasks/variables.yml" in (PROJECT / "playbooks" / name).read_text()
+    checked = "tasks/options.yml" if name == "check_mappings.yml" else "tasks/variables.yml"  # the one needs no way to a database
+    assert checked in (PROJECT / "playbooks" / name).read_text()

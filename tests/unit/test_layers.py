@@ -19,6 +19,7 @@ LINES_AT_MOST = 400
 # From the ground up. A module that lies directly in the core counts as a package of its own.
 FLOORS = {
     "errors": 1,
+    "mistakes": 2,
     "text": 1,
     "progress": 1,
     "stopping": 1,

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.migration.contract.parse import parse_contract
@@ -69,6 +74,57 @@ def test_a_wrong_mapping_is_refused_with_its_place(tree: Path, name: str) -> Non
     with pytest.raises(MigrationError, match=message) as failure:
         compiled(tree)
     assert "\n" not in str(failure.value)
+
+
+def test_all_mistakes_of_all_files_are_named_in_one_reading(tree: Path, tmp_path: Path) -> None:
+    whole_file = ("key twice", "not YAML", "an alias of itself")  # nothing of such a file can be read
+    same_place = ("more than an expression", "a subquery", "another value at every run", "a parameter", "no value", "a file that is not there")
+    applied = {name: case for name, case in WRONG.items() if name not in (*whole_file, *same_place)}
+    for change, _ in applied.values():
+        change(tree)
+    replaced("user_service/profiles.yml", "map: users", "map: user")(tree)
+    replaced("user_service/company_profiles.yml", "columns:", "columns: [")(tree)
+    schema = Path(shutil.copytree(PROJECT / "roles" / "schema" / "files", tmp_path / "schema"))
+    first, second = sorted(schema.glob("*/*.sql"))[:1] + sorted(schema.glob("user_service/*.sql"))[:1]
+    first.write_text(first.read_text(encoding="utf-8") + "\nCREATE TABLE odd (id uuid PRIMARY KEY, shape hyperboloid, a text);\n", encoding="utf-8")
+    second.write_text("CREATE TABEL x (a int);\n" + second.read_text(encoding="utf-8") + "\nDROP TABLE profiles;\n", encoding="utf-8")
+    (tree / "auth_service" / "odd.yml").write_text(
+        "source: auth_user\nkey: {from: id, mint: x}\nchunk_bi: id\ncolumns:\n  shape: {sql: 'NOT ('}\n  a: {from: x, value: 1}\n"
+        "  b: username\npolicies:\n  a: {blank: ignore, bleak: block}\n",
+        encoding="utf-8",
+    )
+    run = run_module({"mappings_dir": str(tree), "schema_dir": str(schema), "services": list(SERVICES)})
+    lines = run["msg"].splitlines()
+    assert lines[0].startswith(f"{len(lines) - 1} mistakes")
+    named = {name: re.sub(r":\d+", r":\\d+", message) for name, (_, message) in applied.items()}  # one change moves the lines of another
+    expected = [message for name, message in named.items() if name != "unknown id map"]  # a file that mints could not be read
+    expected += [r"company_profiles\.yml:\d+: is not YAML", r"sql:\d+: the type hyperboloid is not known", r"sql:1: syntax error"]
+    expected += [r"sql:\d+: a statement that a contract has no meaning for \(DROP"]
+    odd = ("2: key: unknown key 'mint'", "3: .*unknown key 'chunk_bi'", "6: column a: exactly one", "7: .*no column 'b'")
+    expected += [rf"odd\.yml:{line}" for line in (*odd, "9: policy a.blank: 'ignore'", "9: .*unknown rule 'bleak'")]
+    for message in expected:
+        assert [line for line in lines if re.search(message, line)], message
+    assert len(lines) - 1 == len(expected), "\n".join(lines)
+    assert all(re.match(r"\S+\.(yml|sql):\d+: ", line) for line in lines[1:])
+
+
+def test_what_only_follows_from_a_mistake_is_not_named(tree: Path, tmp_path: Path) -> None:
+    schema = Path(shutil.copytree(PROJECT / "roles" / "schema" / "files", tmp_path / "schema"))
+    (schema / "auth_service" / "000.sql").write_text("CREATE TABEL x (a int);", encoding="utf-8")
+    replaced(USERS, "mints: users", "mints: users, form: id")(tree)
+    run = run_module({"mappings_dir": str(tree), "schema_dir": str(schema), "services": list(SERVICES)})
+    assert [line.partition(": ")[2] for line in run["msg"].splitlines()[1:]] == [
+        "key: unknown key 'form'; did you mean 'from'?",
+        'syntax error at or near "TABEL"; correct the SQL',
+    ]
+
+
+def run_module(options: dict[str, object]) -> dict[str, Any]:
+    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": options})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    module = [sys.executable, "-c", "import tests.conftest; from ansible.modules.migration_plan import main; main()"]
+    done = subprocess.run(module, input=arguments, capture_output=True, text=True, cwd=PROJECT, env=environment, check=False)
+    return dict(json.loads(done.stdout))
 
 
 def test_a_table_used_twice_cannot_be_followed_by_one_column(tree: Path) -> None:

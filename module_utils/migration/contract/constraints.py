@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import MigrationError
+from ..mistakes import Consequence
 from ..postgres.quote import qualified
-from .draft import Draft, DraftTable
+from .draft import Draft, DraftTable, Place
 from .model import ConstraintSpec, ForeignKey
 from .parser import enums
 from .trees import columns_of, name_list, strings
@@ -48,7 +49,8 @@ def add_constraints(draft: Draft, table: DraftTable, pending: Sequence[tuple[Any
             )
     for node, column, flags in sorted(real, key=lambda item: order[item[0].contype]):
         draft.place.move(node)
-        _constraint(draft, table, node, column, flags)
+        with draft.mistakes:
+            _constraint(draft, table, node, column, flags)
 
 
 def _constraint(draft: Draft, table: DraftTable, node: Any, column: str | None, flags: dict[str, bool]) -> None:
@@ -57,7 +59,7 @@ def _constraint(draft: Draft, table: DraftTable, node: Any, column: str | None, 
         raise draft.refusal(f"{table.schema}.{table.name}: a constraint with USING INDEX, TABLESPACE or WITH", "write the columns and nothing else")
     if node.without_overlaps or node.fk_with_period:
         raise draft.refusal(f"{table.schema}.{table.name}: WITHOUT OVERLAPS or PERIOD", "leave it out")
-    if node.is_enforced is False and node.contype in (kinds.CONSTR_CHECK, kinds.CONSTR_FOREIGN) and _says_not_enforced(draft.place.text, node):
+    if node.is_enforced is False and node.contype in (kinds.CONSTR_CHECK, kinds.CONSTR_FOREIGN) and _says_not_enforced(draft.place, node):
         raise draft.refusal(f"{table.schema}.{table.name}: NOT ENFORCED", "leave it out, or drop the constraint")
     match node.contype:
         case kinds.CONSTR_CHECK:
@@ -129,7 +131,8 @@ def resolved(draft: Draft, table: DraftTable, constraint: ConstraintSpec) -> Con
     far = draft.tables.get((foreign.schema, foreign.table))
     where = f"{table.path}:{constraint.line}: {constraint.name}"
     if far is None:
-        raise MigrationError(
+        whole = {draft.service, f"{draft.service}.{foreign.table}"}
+        raise (Consequence if whole & draft.mistakes.unread else MigrationError)(
             f"{where} refers to {foreign.schema}.{foreign.table}, which these files do not create;"
             " create it there, or drop the reference (the ids of another service have no foreign key)"
         )
@@ -140,6 +143,8 @@ def resolved(draft: Draft, table: DraftTable, constraint: ConstraintSpec) -> Con
             raise MigrationError(f"{where} refers to {foreign.schema}.{foreign.table}, which has no primary key; name the columns")
         columns = primary.columns
     unknown = [name for name in columns if name not in far.columns]
+    if any(f"{draft.service}.{foreign.table}.{name}" in draft.mistakes.unread for name in unknown):
+        raise Consequence(f"{where} refers to a column that has a mistake")
     if unknown or len(columns) != len(constraint.columns):
         fault = f"has no column {unknown[0]}" if unknown else f"needs {len(columns)} columns, not {len(constraint.columns)}"
         raise MigrationError(f"{where} refers to {foreign.schema}.{foreign.table}, which {fault}; correct the reference")
@@ -163,6 +168,6 @@ def _deferral(constraint: ConstraintSpec) -> str:
     return " DEFERRABLE INITIALLY DEFERRED" if constraint.deferred else " DEFERRABLE"
 
 
-def _says_not_enforced(text: str, node: Any) -> bool:
-    start = node.location if node.location is not None and node.location >= 0 else 0
-    return re.search(r"\bNOT\s+ENFORCED\b", text[start:].split(";")[0], re.IGNORECASE) is not None
+def _says_not_enforced(place: Place, node: Any) -> bool:
+    start = place.base + max(node.location or 0, 0)
+    return re.search(r"\bNOT\s+ENFORCED\b", place.text[start:].split(";")[0], re.IGNORECASE) is not None

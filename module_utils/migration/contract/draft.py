@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import MigrationError
+from ..mistakes import Consequence, Mistakes
 from .default_names import choose
 from .model import ColumnSpec, ConstraintSpec, DomainSpec, IndexSpec, Statement
 from .parser import pglast
@@ -24,11 +25,16 @@ class Place:
     path: str = ""
     text: str = ""
     offset: int = 0
+    base: int = 0
+
+    def begin(self, base: int, location: int) -> None:
+        """Go to a statement of a text that begins at `base`; nodes count from there."""
+        self.base, self.offset = base, base + location
 
     def move(self, node: Any) -> None:
         """Go to a node, if it knows where it stands."""
         if node.location is not None and node.location >= 0:
-            self.offset = node.location
+            self.offset = self.base + node.location
 
     @property
     def line(self) -> int:
@@ -76,6 +82,7 @@ class Draft:
     domains: dict[tuple[str, str], tuple[DomainSpec, Type]] = field(default_factory=dict)
     extensions: set[str] = field(default_factory=set)
     relations: set[tuple[str, str]] = field(default_factory=set)
+    mistakes: Mistakes = field(default_factory=Mistakes)
     preamble: list[Statement] = field(default_factory=list)
     epilogue: list[Statement] = field(default_factory=list)
 
@@ -85,6 +92,14 @@ class Draft:
     def refusal(self, fault: str, remedy: str) -> MigrationError:
         """Return the error that names the place, the fault and what would be right."""
         return MigrationError(f"{self.place.path}:{self.place.line}: {fault}; {remedy}")
+
+    def unread(self, *names: str) -> None:
+        """Note that a table, or a column of one, has a mistake: what names it later has none for that."""
+        self.mistakes.unread.add(".".join((self.service, *names)))
+
+    def _lacking(self, name: str, fault: str, remedy: str) -> MigrationError:
+        whole = {self.service, f"{self.service}.{name}"}
+        return Consequence(f"{self.service}: {fault}") if whole & self.mistakes.unread else self.refusal(fault, remedy)
 
     def before(self, kind: str, name: Sequence[str], sql: str, about: Sequence[str] = ()) -> None:
         """Keep a statement that runs before the tables are created."""
@@ -119,7 +134,7 @@ class Draft:
         """Refuse a schema that was not created before."""
         if schema not in self.schemas:
             known = ", ".join(sorted(self.schemas))
-            raise self.refusal(f"schema {schema} is not created here", f"write CREATE SCHEMA {schema}; before, or use one of: {known}")
+            raise self._lacking("", f"schema {schema} is not created here", f"write CREATE SCHEMA {schema}; before, or use one of: {known}")
 
     def known_table(self, node: Any) -> tuple[str, str]:
         """Return schema and name of a table that was created before."""
@@ -130,14 +145,15 @@ class Draft:
         name = (parts[-2] if len(parts) > 1 else self.service, parts[-1])
         if name not in self.tables:
             known = ", ".join(sorted(".".join(table) for table in self.tables)) or "none yet"
-            raise self.refusal(f"there is no table {'.'.join(name)}", f"create it before; known here: {known}")
+            raise self._lacking(name[1], f"there is no table {'.'.join(name)}", f"create it before; known here: {known}")
         return name
 
     def known_columns(self, table: DraftTable, names: Sequence[str]) -> tuple[str, ...]:
         """Return the names, all of which the table has."""
         for name in names:
             if name not in table.columns:
-                raise self.refusal(f"{table.schema}.{table.name} has no column {name}", f"its columns are: {', '.join(table.columns)}")
+                fault = f"{table.schema}.{table.name} has no column {name}"
+                raise self._lacking(f"{table.name}.{name}", fault, f"its columns are: {', '.join(table.columns)}")
         return tuple(names)
 
     def new_relation(self, name: tuple[str, str]) -> None:

@@ -18,6 +18,7 @@ from .types import read_type
 
 def create_table(draft: Draft, node: Any, sql: str) -> None:
     """Add the table of a CREATE TABLE."""
+    draft.unread(node.relation.relname)  # until it is read
     schema, name = draft.relation(node.relation)
     draft.new_relation((schema, name))
     for present, what in (
@@ -35,18 +36,21 @@ def create_table(draft: Draft, node: Any, sql: str) -> None:
     draft.tables[schema, name] = table
     pending: list[tuple[Any, str | None]] = []
     for element in node.tableElts or ():
-        if isinstance(element, ast.ColumnDef):
-            pending += [(item, element.colname) for item in _column(draft, table, element)]
-        elif isinstance(element, ast.Constraint):
-            pending.append((element, None))
-        else:
-            raise draft.refusal(f"{schema}.{name}: LIKE", "write the columns")
+        with draft.mistakes:
+            if isinstance(element, ast.ColumnDef):
+                pending += [(item, element.colname) for item in _column(draft, table, element)]
+            elif isinstance(element, ast.Constraint):
+                pending.append((element, None))
+            else:
+                raise draft.refusal(f"{schema}.{name}: LIKE", "write the columns")
+    draft.mistakes.unread.discard(f"{draft.service}.{name}")
     add_constraints(draft, table, pending)
 
 
 def _column(draft: Draft, table: DraftTable, node: Any) -> list[Any]:
     """Add a column; return the constraints written beside it that belong to the table."""
     draft.place.move(node)
+    draft.unread(table.name, node.colname)  # until it is read
     if node.colname in table.columns:
         raise draft.refusal(f"{table.schema}.{table.name}: column {node.colname} is there twice", "keep one of them")
     if node.storage_name or node.compression:
@@ -85,6 +89,7 @@ def _column(draft: Draft, table: DraftTable, node: Any) -> list[Any]:
             case _:
                 own.append(item)
     table.columns[node.colname] = column
+    draft.mistakes.unread.discard(f"{draft.service}.{table.name}.{node.colname}")
     return own
 
 
@@ -93,24 +98,29 @@ def alter_table(draft: Draft, node: Any, sql: str) -> None:
     if node.objtype != enums.ObjectType.OBJECT_TABLE:
         raise draft.refusal("ALTER of something that is not a table", "create it as it shall be")
     table = draft.tables[draft.known_table(node.relation)]
-    kinds = enums.AlterTableType
     for command in node.cmds:
-        match command.subtype:
-            case kinds.AT_AddConstraint:
-                add_constraints(draft, table, [(command.def_, None)])
-            case kinds.AT_AddColumn:
-                pending = _column(draft, table, command.def_)
-                add_constraints(draft, table, [(item, command.def_.colname) for item in pending])
-            case kinds.AT_SetNotNull | kinds.AT_DropNotNull:
-                draft.known_columns(table, [command.name])
-                not_null = command.subtype == kinds.AT_SetNotNull
-                table.columns[command.name] = replace(table.columns[command.name], not_null=not_null)
-            case kinds.AT_ColumnDefault:
-                draft.known_columns(table, [command.name])
-                default = draft.expression(command.def_) if command.def_ is not None else None
-                table.columns[command.name] = replace(table.columns[command.name], default=default)
-            case _:
-                raise draft.refusal(
-                    f"ALTER TABLE {table.schema}.{table.name} in a way that a contract has no meaning for",
-                    "keep to ADD COLUMN, ADD CONSTRAINT, SET DEFAULT and SET NOT NULL, or write the table as it shall be",
-                )
+        with draft.mistakes:
+            _alter(draft, table, command)
+
+
+def _alter(draft: Draft, table: DraftTable, command: Any) -> None:
+    kinds = enums.AlterTableType
+    match command.subtype:
+        case kinds.AT_AddConstraint:
+            add_constraints(draft, table, [(command.def_, None)])
+        case kinds.AT_AddColumn:
+            pending = _column(draft, table, command.def_)
+            add_constraints(draft, table, [(item, command.def_.colname) for item in pending])
+        case kinds.AT_SetNotNull | kinds.AT_DropNotNull:
+            draft.known_columns(table, [command.name])
+            not_null = command.subtype == kinds.AT_SetNotNull
+            table.columns[command.name] = replace(table.columns[command.name], not_null=not_null)
+        case kinds.AT_ColumnDefault:
+            draft.known_columns(table, [command.name])
+            default = draft.expression(command.def_) if command.def_ is not None else None
+            table.columns[command.name] = replace(table.columns[command.name], default=default)
+        case _:
+            raise draft.refusal(
+                f"ALTER TABLE {table.schema}.{table.name} in a way that a contract has no meaning for",
+                "keep to ADD COLUMN, ADD CONSTRAINT, SET DEFAULT and SET NOT NULL, or write the table as it shall be",
+            )

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping as MappingType
+from difflib import get_close_matches
 from typing import Any
 
 from ..contract.model import Contract, TableSpec
 from ..errors import MigrationError
+from ..mistakes import Consequence, Mistakes
 from ..postgres.quote import ident, literal
+from ..text import counted
 from . import ids
 from . import mapping as m
 from .column_origins import origins
@@ -27,14 +30,25 @@ ID_MAP = "id_map"
 ID_MAP_COLUMNS = (("entity", "text"), ("source_key", "text"), ("id", "uuid"))
 
 
-def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fingerprint: str) -> Plan:
-    """Return the plan; `contracts` has one contract for each service of the mappings."""
-    minters = _minters(mappings)
-    targets = [_table_target(mapping, contracts[mapping.service], minters) for mapping in mappings.tables]
-    targets += [_identity_target(identity, minters) for identity in mappings.identities if identity.keep]
+def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fingerprint: str, mistakes: Mistakes | None = None) -> Plan:
+    """Return the plan; `contracts` has one contract for each service of the mappings.
+
+    MigrationError names every mistake, those in `mistakes` (what reading the files found) among them.
+    """
+    own = mistakes if mistakes is not None else Mistakes()
+    minters = _minters(mappings, own)
+    targets: list[Target] = []
+    for mapping in mappings.tables:
+        with own:
+            targets.append(_table_target(mapping, contracts[mapping.service], minters, own))
+    for identity in mappings.identities:
+        with own:
+            target = _identity_target(identity, minters, own)  # without columns to keep there is no table, but its source is checked
+            targets += [target] if identity.keep else []
+    _no_shared_entities(targets, own)
+    own.settle()
     entities = tuple(_entity(name, *minter) for name, minter in sorted(minters.items()))
     targets += _id_maps(mappings, targets, minters)
-    _no_shared_entities(targets)
     return Plan(
         targets=tuple(targets),
         entities=entities,
@@ -43,10 +57,19 @@ def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fi
     )
 
 
+def summary(plan: Plan) -> list[str]:
+    """Return what a plan holds, a line for each service."""
+    tables = {service: [target for target in plan.of(service) if not target.bookkeeping] for service in plan.services}
+    return [
+        f"{service}: {counted(len(own), 'table')} from {counted(sum(len(target.parts) for target in own), 'source')}, no mistake"
+        for service, own in tables.items()
+    ]
+
+
 Minter = tuple[str, str, m.Part]  # service, target's table, part
 
 
-def _minters(mappings: m.Mappings) -> dict[str, Minter]:
+def _minters(mappings: m.Mappings, mistakes: Mistakes) -> dict[str, Minter]:
     found: dict[str, Minter] = {}
     candidates = [(mapping.service, mapping.table, part) for mapping in mappings.tables for part in mapping.parts]
     candidates += [(identity.database, identity.entity, identity.part) for identity in mappings.identities]
@@ -55,7 +78,9 @@ def _minters(mappings: m.Mappings) -> dict[str, Minter]:
         if entity is None:
             continue
         if entity in found:
-            raise MigrationError(f"{part.key.place}: {entity!r} is minted at {found[entity][2].key.place} already; one place mints an entity")
+            place = found[entity][2].key.place
+            mistakes.note(MigrationError(f"{part.key.place}: {entity!r} is minted at {place} already; one place mints an entity"))
+            continue
         found[entity] = (service, table, part)
     return found
 
@@ -64,16 +89,19 @@ def _entity(name: str, service: str, table: str, part: m.Part) -> Entity:
     return Entity(name, service, table, part.name, part.table or "", part.key.columns[0])
 
 
-def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Minter]) -> Target:
-    spec = _find_table(mapping, contract)
+def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Minter], mistakes: Mistakes) -> Target:
+    spec = _find_table(mapping, contract, mistakes)
     stored = tuple(column for column in spec.columns if column.generated is None)
     names = tuple(column.name for column in stored)
-    id_column = _id_column(mapping, spec)
-    parts = tuple(_part(mapping.service, mapping.table, mapping.path, part, spec, id_column, minters, mapping.policies) for part in mapping.parts)
+    id_column = ""
+    with mistakes:
+        id_column = _id_column(mapping, spec)
+    parts = tuple(_part(mapping.service, mapping.table, mapping.path, part, spec, id_column, minters, mapping.policies, mistakes) for part in mapping.parts)
     judged = {*names, *(column for part in mapping.parts for column in part.parents)}
     for policy in mapping.policies:
-        if policy.column not in judged:
-            raise MigrationError(f"{policy.place}: {mapping.service}.{mapping.table} has no column {policy.column!r}{suggest(policy.column, names)}")
+        if policy.column not in judged and _readable(mistakes, mapping.service, spec, policy.column):
+            known = suggest(policy.column, names)
+            mistakes.note(MigrationError(f"{policy.place}: {mapping.service}.{mapping.table} has no column {policy.column!r}{known}"))
     return Target(
         service=mapping.service,
         schema=spec.schema,
@@ -86,11 +114,17 @@ def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Min
     )
 
 
-def _find_table(mapping: m.Mapping, contract: Contract) -> TableSpec:
+def _readable(mistakes: Mistakes, service: str, spec: TableSpec, column: str) -> bool:
+    """Return whether a column that the contract lacks is lacking in the schema SQL too, and not just unread there."""
+    return f"{service}.{spec.name}.{column}" not in mistakes.unread
+
+
+def _find_table(mapping: m.Mapping, contract: Contract, mistakes: Mistakes) -> TableSpec:
     found = [table for table in contract.tables if table.name == mapping.table]
     if not found:
         known = tuple(table.name for table in contract.tables)
-        raise MigrationError(f"{mapping.path}: the schema SQL of {mapping.service} makes no table {mapping.table!r}{suggest(mapping.table, known)}")
+        text = f"{mapping.path}: the schema SQL of {mapping.service} makes no table {mapping.table!r}{suggest(mapping.table, known)}"
+        raise Consequence(text) if {mapping.service, f"{mapping.service}.{mapping.table}"} & mistakes.unread else MigrationError(text)
     if len(found) > 1:
         raise MigrationError(f"{mapping.path}: the schema SQL of {mapping.service} makes {mapping.table!r} in several schemas; keep one")
     return found[0]
@@ -116,42 +150,49 @@ def _part(
     id_column: str,
     minters: dict[str, Minter],
     policies: tuple[m.Policy, ...],
+    mistakes: Mistakes,
 ) -> Part:
     entity = part.key.mints or (f"{service}.{table}.{part.name}" if part.name else f"{service}.{table}")
     wire = {column.name: column.wire_type for column in spec.columns if column.generated is None}
     rules = {column.name: column for column in part.columns}
     generated = {column.name for column in spec.columns if column.generated is not None}
     for name, rule in rules.items():
-        if name in generated:
-            raise MigrationError(f"{rule.place}: {service}.{table}.{name} is GENERATED, so the target computes it itself; leave it out of 'columns'")
-        if name not in wire:
-            raise MigrationError(f"{rule.place}: {service}.{table} has no column {name!r}{suggest(name, tuple(wire))}")
-        if name == id_column:
-            raise MigrationError(f"{rule.place}: {name!r} is minted by 'key'; leave it out of 'columns'")
+        with mistakes:
+            if name in generated:
+                raise MigrationError(f"{rule.place}: {service}.{table}.{name} is GENERATED, so the target computes it itself; leave it out of 'columns'")
+            if name not in wire and _readable(mistakes, service, spec, name):
+                raise MigrationError(f"{rule.place}: {service}.{table} has no column {name!r}{suggest(name, tuple(wire))}")
+            if name == id_column:
+                raise MigrationError(f"{rule.place}: {name!r} is minted by 'key'; leave it out of 'columns'")
+    near = {match for name in rules if name not in wire for match in get_close_matches(name, tuple(wire), n=1)}
+    given = {*rules, *part.unread, *near}  # a column whose name is mistyped is one mistake, not two
     for name in part.counted:
-        if name not in rules:
-            raise MigrationError(f"{part.place}: 'counted' names {name!r}, which is no column of the mapping{suggest(name, tuple(rules))}")
-    missing = [name for name in wire if name != id_column and name not in rules]
-    if missing:
+        if name not in given and m.EVERY not in given:
+            text = f"{part.place}: 'counted' names {name!r}, which is no column of the mapping{suggest(name, tuple(rules))}"
+            mistakes.note(MigrationError(text))
+    missing = [name for name in wire if id_column and name != id_column and name not in given]
+    if missing and m.EVERY not in given:
         where = f"part {part.name!r} gives" if part.name else "the mapping gives"
-        raise MigrationError(f"{part.place}: {where} no value for {', '.join(missing)}; every target column has a source or a 'value'")
+        text = f"{part.place}: {where} no value for {', '.join(missing)}; every target column has a source or a 'value'"
+        mistakes.note(MigrationError(text))
     cells = []
     for column in spec.columns:
         if column.name in generated:
             continue
-        if column.identity == "always":
-            raise MigrationError(
-                f"{path}: {service}.{table}.{column.name} is GENERATED ALWAYS AS IDENTITY, which no UPDATE may set; write BY DEFAULT in the schema SQL"
-            )
-        if column.name == id_column:
-            cells.append(_id_cell(id_column, entity, part))
-        else:
-            cells.append(_placeholders(_cell(rules[column.name], column.wire_type, minters), policies))
-    return _projection(part, path, entity, tuple(cells))
+        with mistakes:
+            if column.identity == "always":
+                raise MigrationError(
+                    f"{path}: {service}.{table}.{column.name} is GENERATED ALWAYS AS IDENTITY, which no UPDATE may set; write BY DEFAULT in the schema SQL"
+                )
+            if column.name == id_column:
+                cells.append(_id_cell(id_column, entity, part))
+            elif column.name in rules:
+                cells.append(_placeholders(_cell(rules[column.name], column.wire_type, minters, mistakes), policies))
+    return _projection(part, path, entity, tuple(cells), mistakes)
 
 
-def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...]) -> Part:
-    reads, tables, stars = _reads(part, cells)
+def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], mistakes: Mistakes) -> Part:
+    reads, tables, stars = _reads(part, cells, mistakes)
     return Part(
         name=part.name,
         path=path,
@@ -174,39 +215,37 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...]) -
     )
 
 
-def _reads(part: m.Part, cells: tuple[Cell, ...]) -> tuple[tuple[Read, ...], tuple[str, ...], tuple[str, ...]]:
+def _reads(part: m.Part, cells: tuple[Cell, ...], mistakes: Mistakes) -> tuple[tuple[Read, ...], tuple[str, ...], tuple[str, ...]]:
     used = dict.fromkeys([*part.key.columns, part.chunk_by, *part.parents, *(name for cell in cells for name in cell.reads)])
+    used.pop("", None)  # a chunk_by that has a mistake
     if part.query is None:
         return tuple(Read((str(part.table),), name) for name in used), (str(part.table),), ()
     place = part.query_path or part.place
     found = read_query(part.query, place)
-    _check_touches(part, found, place)
+    _check_touches(part, found, place, mistakes)
     names = output_columns(part.query, place)
     if names is not None:
         for name in used:
             if name not in names:
-                raise MigrationError(f"{part.place}: the result of {place} has no column {name!r}{suggest(name, names)}")
+                mistakes.note(MigrationError(f"{part.place}: the result of {place} has no column {name!r}{suggest(name, names)}"))
         for touch in part.touches:
             if touch.result not in (*names, m.EVERY):
-                raise MigrationError(
-                    f"{part.place}: refresh of {touch.table}: the result of {place} has no column {touch.result!r}{suggest(touch.result, names)}"
-                )
+                fault = f"the result of {place} has no column {touch.result!r}{suggest(touch.result, names)}"
+                mistakes.note(MigrationError(f"{part.place}: refresh of {touch.table}: {fault}"))
     return tuple(Read(read.tables, read.column) for read in found.columns), found.tables, found.star
 
 
-def _check_touches(part: m.Part, found: Reads, place: str) -> None:
-    for touch in part.touches:
-        if touch.table in found.repeated and touch.result != m.EVERY:
-            raise MigrationError(
-                f"{part.place}: {place} reads {touch.table!r} more than once, so no one column says which rows a change in it touches;"
-                f" write {touch.table}: '*' in 'refresh'"
-            )
+def _check_touches(part: m.Part, found: Reads, place: str, mistakes: Mistakes) -> None:
+    faults = [
+        f"{place} reads {touch.table!r} more than once, so no one column says which rows a change in it touches; write {touch.table}: '*' in 'refresh'"
+        for touch in part.touches
+        if touch.table in found.repeated and touch.result != m.EVERY
+    ]
     named = {touch.table for touch in part.touches}
-    for table in found.tables:
-        if table not in named:
-            raise MigrationError(f"{part.place}: {place} reads {table!r}, but 'refresh' does not say which rows a change in it touches")
-    for table in sorted(named - set(found.tables)):
-        raise MigrationError(f"{part.place}: refresh names {table!r}, which {place} does not read{suggest(table, found.tables)}")
+    faults += [f"{place} reads {table!r}, but 'refresh' does not say which rows a change in it touches" for table in found.tables if table not in named]
+    faults += [f"refresh names {table!r}, which {place} does not read{suggest(table, found.tables)}" for table in sorted(named - set(found.tables))]
+    for fault in faults:
+        mistakes.note(MigrationError(f"{part.place}: {fault}"))
 
 
 def _id_cell(name: str, entity: str, part: m.Part) -> Cell:
@@ -218,7 +257,7 @@ def _key_field(sql: str, kind: str) -> str:
     return ids.integer_field(sql) if kind == "integer" else ids.text_field(sql)
 
 
-def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter]) -> Cell:
+def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter], mistakes: Mistakes) -> Cell:
     if column.plan_time:
         return Cell(column.name, f"{PLAN_TIME_SQL}::{wire_type}", wire_type, constant=True, place=column.place)
     if column.source is None and column.sql is None:
@@ -232,12 +271,11 @@ def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter]) -> Cell:
     if column.translate is None:
         return Cell(column.name, f"{sql}::{wire_type}", wire_type, reads=reads, place=column.place)
     if column.translate not in minters:
-        raise MigrationError(
-            f"{column.place}: column {column.name}: no mapping mints {column.translate!r}{suggest(column.translate, tuple(minters))}"
-        )
+        text = f"{column.place}: column {column.name}: no mapping mints {column.translate!r}{suggest(column.translate, tuple(minters))}"
+        raise Consequence(text) if "mappings" in mistakes.unread else MigrationError(text)
     if wire_type != "uuid":
         raise MigrationError(f"{column.place}: column {column.name}: an id map gives a uuid, the target column is {wire_type}")
-    kind = minters[column.translate][2].key.types[0]
+    kind = next(iter(minters[column.translate][2].key.types), "integer")
     expression = ids.expression(column.translate, [_key_field(sql, kind)])
     return Cell(column.name, expression, "bytea", is_id=True, entity=column.translate, key=sql, reads=reads, place=column.place)
 
@@ -269,10 +307,10 @@ def _placeholders(cell: Cell, policies: tuple[m.Policy, ...]) -> Cell:
     return cell
 
 
-def _identity_target(identity: m.Identity, minters: dict[str, Minter]) -> Target:
+def _identity_target(identity: m.Identity, minters: dict[str, Minter], mistakes: Mistakes) -> Target:
     """Return the bookkeeping table that keeps an identity's columns: migration.<entity>."""
     cells = [_id_cell("id", identity.entity, identity.part)]
-    cells += [_cell(m.Column(name, identity.path, source=name), kind, minters) for name, kind in identity.keep.items()]
+    cells += [_cell(m.Column(name, identity.path, source=name), kind, minters, mistakes) for name, kind in identity.keep.items()]
     return Target(
         service=identity.database,
         schema=BOOKKEEPING,
@@ -280,7 +318,7 @@ def _identity_target(identity: m.Identity, minters: dict[str, Minter]) -> Target
         id_column="id",
         columns=("id", *identity.keep),
         column_types=("uuid", *identity.keep.values()),
-        parts=(_projection(identity.part, identity.path, identity.entity, tuple(cells)),),
+        parts=(_projection(identity.part, identity.path, identity.entity, tuple(cells), mistakes),),
         bookkeeping=True,
     )
 
@@ -319,16 +357,16 @@ def _id_map_part(entity: str, part: m.Part, path: str) -> Part:
         Cell("source_key", f"(src.{ident(key)})::text", "text", reads=(key,), place=part.key.place),
         id_cell,
     )
-    projection = _projection(part, path, entity, cells)
+    projection = _projection(part, path, entity, cells, Mistakes())  # the part was checked with its target
     return Part(**{**projection.__dict__, "name": entity})
 
 
-def _no_shared_entities(targets: list[Target]) -> None:
-    seen: dict[str, str] = {}
+def _no_shared_entities(targets: list[Target], mistakes: Mistakes) -> None:
+    seen: dict[str, Part] = {}
     for target in targets:
         if target.bookkeeping:
             continue
         for part in target.parts:
-            if part.entity in seen:
-                raise MigrationError(f"{part.label}: {part.entity!r} is the entity of {seen[part.entity]} already; ids would collide")
-            seen[part.entity] = part.label
+            other = seen.setdefault(part.entity, part)
+            if other is not part and not (part.minted and other.minted):  # _minters() has noted what is minted twice
+                mistakes.note(MigrationError(f"{part.label}: {part.entity!r} is the entity of {other.label} already; ids would collide"))

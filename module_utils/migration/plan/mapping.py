@@ -9,11 +9,13 @@ minted without a target table. read_mappings() lists the tree; nothing here look
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import MigrationError
+from ..mistakes import Mistakes
 from .yaml_tree import Node, read, suggest
 
 POLICIES = ("block", "quarantine", "placeholder")
@@ -73,7 +75,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a target table; `query` is None where the source is a table."""
+    """One source of a target table; `query` is None where the source is a table.
+
+    `unread` are target columns whose rule has a mistake (`*`: all of them).
+    """
 
     name: str
     place: str
@@ -87,6 +92,7 @@ class Part:
     dropped: dict[str, str] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
     counted: dict[str, str] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,94 +125,134 @@ class Mappings:
     identities: tuple[Identity, ...]
 
 
+Source = tuple[str | None, str | None, str | None, tuple[Touch, ...]]  # table, query, the query's path, touches
 _PART_KEYS = ("source", "key", "columns", "dropped", "chunk_by", "parents", "counted")
 
 
-def read_mappings(root: Path, services: tuple[str, ...]) -> Mappings:
-    """Return what the tree below `root` says; MigrationError names file and line.
+def read_mappings(root: Path, services: tuple[str, ...], mistakes: Mistakes | None = None) -> Mappings:
+    """Return what the tree below `root` says; MigrationError names file and line of every mistake.
 
     `services` are the inventory's target databases: a folder with another name is an error, as is a service without one.
+    With `mistakes` they are noted there, and what could be read is returned.
     """
+    own = mistakes if mistakes is not None else Mistakes()
     if not root.is_dir():
         raise MigrationError(f"{root}: no such folder of mappings; set migration_mappings_dir")
+    top = _shown(root)
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name != "_ids")
     for name in folders:
         if name not in services:
-            raise MigrationError(f"{root.name}/{name}: the inventory has no target database of this name{suggest(name, services)}")
+            own.note(MigrationError(f"{top}/{name}: the inventory has no target database of this name{suggest(name, services)}"))
     for name in services:
         if name not in folders:
-            raise MigrationError(f"{root.name}: there is no folder for the target database {name!r} of the inventory")
-    tables = tuple(
-        _mapping(service, path, f"{root.name}/{service}/{path.name}")
-        for service in folders
-        for path in _yaml_files(root / service)
-    )
-    if not tables:
-        raise MigrationError(f"{root.name}: no mapping in any folder of a target database")
-    identities = tuple(_identity(path, f"{root.name}/_ids/{path.name}", services) for path in _yaml_files(root / "_ids"))
-    return Mappings(tables, identities)
+            own.note(MigrationError(f"{top}: there is no folder for the target database {name!r} of the inventory"))
+    tables: list[Mapping] = []
+    for service in folders:
+        for path in _yaml_files(root / service, f"{top}/{service}", own):
+            with own:
+                tables.append(_mapping(service, path, f"{top}/{service}/{path.name}", own))
+    if not tables and not own.noted:
+        own.note(MigrationError(f"{top}: no mapping in any folder of a target database"))
+    identities: list[Identity] = []
+    for path in _yaml_files(root / "_ids", f"{top}/_ids", own):
+        with own:
+            identities.append(_identity(path, f"{top}/_ids/{path.name}", services, own))
+    if mistakes is None:
+        own.settle()
+    files = sum(len(list((root / folder).glob("*.yml"))) for folder in (*folders, "_ids"))
+    if len(tables) + len(identities) < files:
+        own.unread.add("mappings")
+    return Mappings(tuple(tables), tuple(identities))
 
 
-def _yaml_files(folder: Path) -> list[Path]:
+def _shown(root: Path) -> str:
+    """Return how messages name the folder: from the working directory where it lies below that, else in full."""
+    here = Path.cwd()
+    whole = Path(os.path.abspath(root))
+    return str(whole.relative_to(here)) if whole != here and whole.is_relative_to(here) else str(whole)
+
+
+def _yaml_files(folder: Path, shown: str, mistakes: Mistakes) -> list[Path]:
     if not folder.is_dir():
         return []
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         if path.suffix not in (".yml", ".sql"):
-            raise MigrationError(f"{folder.parent.name}/{folder.name}/{path.name}: only .yml and .sql files belong here")
+            mistakes.note(MigrationError(f"{shown}/{path.name}: only .yml and .sql files belong here"))
     return sorted(path for path in folder.iterdir() if path.suffix == ".yml")
 
 
-def _mapping(service: str, path: Path, shown: str) -> Mapping:
+def _mapping(service: str, path: Path, shown: str, mistakes: Mistakes) -> Mapping:
     root = read(path, shown)
-    found = root.only("a mapping", (*_PART_KEYS, "parts", "policies"))
+    known = (*_PART_KEYS, "parts", "policies")
+    found = root.mapping("a mapping")
     if "parts" in found:
+        root.only("a mapping", known, mistakes=mistakes)
         mixed = [key for key in _PART_KEYS if key in found]
         if mixed:
-            raise found[mixed[0]].fail(f"{mixed[0]!r} belongs into each of the parts")
+            mistakes.note(found[mixed[0]].fail(f"{mixed[0]!r} belongs into each of the parts"))
         named = found["parts"].mapping("parts")
         if not named:
             raise found["parts"].fail("parts must not be empty")
-        parts = tuple(_part(name, node, path.parent, shown) for name, node in named.items())
+        parts = [(name, node) for name, node in named.items()]
     else:
-        parts = (_part("", root, path.parent, shown),)
-    policies = tuple(_policies(found["policies"])) if "policies" in found else ()
-    return Mapping(service, path.stem, shown, parts, policies)
+        parts = [("", root)]
+    read_parts: list[Part] = []
+    for name, node in parts:
+        with mistakes:
+            read_parts.append(_part(name, node, path.parent, shown, mistakes))
+    policies = tuple(_policies(found["policies"], mistakes)) if "policies" in found else ()
+    return Mapping(service, path.stem, shown, tuple(read_parts), policies)
 
 
-def _identity(path: Path, shown: str, services: tuple[str, ...]) -> Identity:
+def _identity(path: Path, shown: str, services: tuple[str, ...], mistakes: Mistakes) -> Identity:
     root = read(path, shown)
-    found = root.only("an identity", ("source", "key", "database", "keep", "dropped", "chunk_by", "parents"), ("source", "key", "database"))
-    database = found["database"].text("database")
+    found = root.only("an identity", ("source", "key", "database", "keep", "dropped", "chunk_by", "parents"), ("source", "key", "database"), mistakes)
+    database = root.part(found, "database").text("database")
     if database not in services:
         raise found["database"].fail(f"no target database is called {database!r}{suggest(database, services)}")
-    keep = {name: node.text(f"keep.{name}") for name, node in found["keep"].mapping("keep").items()} if "keep" in found else {}
     if path.stem in RESERVED:
-        raise root.fail(f"migration.{path.stem} is a table of the migration itself; give the entity another name")
+        mistakes.note(root.fail(f"migration.{path.stem} is a table of the migration itself; give the entity another name"))
+    keep: dict[str, str] = {}
     for name, node in (found["keep"].mapping("keep") if "keep" in found else {}).items():
-        if name == "id":
-            raise node.fail("'id' is kept always; leave it out of 'keep'")
-        if keep[name] not in KEEP_TYPES:
-            raise node.fail(f"keep.{name}: type {keep[name]!r} is not known{suggest(keep[name], KEEP_TYPES)}")
-    if "mints" in found["key"].mapping("key"):
+        with mistakes:
+            keep[name] = node.text(f"keep.{name}")
+            if name == "id":
+                raise node.fail("'id' is kept always; leave it out of 'keep'")
+            if keep[name] not in KEEP_TYPES:
+                raise node.fail(f"keep.{name}: type {keep[name]!r} is not known{suggest(keep[name], KEEP_TYPES)}")
+    if "mints" in root.part(found, "key").mapping("key"):
         raise found["key"].fail("an identity mints the entity that its file is named after; leave 'mints' out")
-    part = _part("", Node({k: v for k, v in found.items() if k not in ("database", "keep")}, root.place), path.parent, shown, identity=path.stem)
-    return Identity(path.stem, shown, database, part, keep)
+    own = Node({k: v for k, v in found.items() if k not in ("database", "keep")}, root.place)
+    return Identity(path.stem, shown, database, _part("", own, path.parent, shown, mistakes, identity=path.stem), keep)
 
 
-def _part(name: str, node: Node, folder: Path, shown: str, identity: str | None = None) -> Part:
+def _part(name: str, node: Node, folder: Path, shown: str, mistakes: Mistakes, identity: str | None = None) -> Part:
+    """Return a source of a target; what cannot be read of it is noted and left out, so that the rest is checked all the same."""
     what = f"part {name!r}" if name else "a mapping"
     known = _PART_KEYS if name or identity else (*_PART_KEYS, "policies")
     required = ("source", "key") if identity else ("source", "key", "columns")
-    found = node.only(what, known, required)
-    table, query, query_path, touches = _source(found["source"], folder, shown)
-    key = _key(found["key"], identity)
-    if "chunk_by" in found:
-        chunk_by = found["chunk_by"].text("chunk_by")
-    elif len(key.columns) == 1 and query is None:
-        chunk_by = key.columns[0]
-    else:
-        raise node.fail(f"{what}: a composite or joined source names 'chunk_by', the column its chunks are cut by")
-    columns = tuple(_column(column, rule) for column, rule in found["columns"].mapping("columns").items()) if "columns" in found else ()
+    found = node.only(what, known, required, mistakes)
+    source: Source = (None, None, None, ())
+    with mistakes:
+        source = _source(node.part(found, "source"), folder, shown)
+    table, query, query_path, touches = source
+    key = Key((), (), identity, node.place)
+    with mistakes:
+        key = _key(node.part(found, "key"), identity, mistakes)
+    chunk_by = key.columns[0] if len(key.columns) == 1 and query is None else ""
+    with mistakes:
+        if "chunk_by" in found:
+            chunk_by = found["chunk_by"].text("chunk_by")
+        elif not chunk_by and key.columns:
+            raise node.fail(f"{what}: a composite or joined source names 'chunk_by', the column its chunks are cut by")
+    columns: list[Column] = []
+    unread: set[str] = set()
+    with mistakes:
+        for column, rule in (found["columns"].mapping("columns") if "columns" in found else {}).items():
+            unread.add(column)
+            with mistakes:
+                columns.append(_column(column, rule))
+                unread.remove(column)
     return Part(
         name=name,
         place=node.place,
@@ -216,18 +262,24 @@ def _part(name: str, node: Node, folder: Path, shown: str, identity: str | None 
         touches=touches,
         key=key,
         chunk_by=chunk_by,
-        columns=columns,
-        dropped=_reasons(found, "dropped"),
-        parents=_reasons(found, "parents"),
-        counted=_reasons(found, "counted"),
+        columns=tuple(columns),
+        dropped=_reasons(found, "dropped", mistakes),
+        parents=_reasons(found, "parents", mistakes),
+        counted=_reasons(found, "counted", mistakes),
+        unread=frozenset(unread) if "columns" in found else frozenset((EVERY,)),
     )
 
 
-def _reasons(found: dict[str, Node], key: str) -> dict[str, str]:
-    return {name: node.text(f"{key}.{name}") for name, node in found[key].mapping(key).items()} if key in found else {}
+def _reasons(found: dict[str, Node], key: str, mistakes: Mistakes) -> dict[str, str]:
+    result: dict[str, str] = {}
+    with mistakes:
+        for name, node in (found[key].mapping(key) if key in found else {}).items():
+            with mistakes:
+                result[name] = node.text(f"{key}.{name}")
+    return result
 
 
-def _source(node: Node, folder: Path, shown: str) -> tuple[str | None, str | None, str | None, tuple[Touch, ...]]:
+def _source(node: Node, folder: Path, shown: str) -> Source:
     if isinstance(node.value, str):
         return node.text("source"), None, None, ()
     found = node.only("source", ("query", "refresh"), ("query", "refresh"))
@@ -255,19 +307,25 @@ def _touch(table: str, node: Node) -> Touch:
     return Touch(table, column, result.text(f"refresh of {table}"))
 
 
-def _key(node: Node, identity: str | None) -> Key:
-    found = node.only("key", ("from", "mints", "type"), ("from",))
-    columns = found["from"].texts("key.from")
-    types = found["type"].texts("key.type") if "type" in found else ("integer",) * len(columns)
-    for kind in types:
-        if kind not in KEY_TYPES:
-            raise found["type"].fail(f"key.type {kind!r} is not known{suggest(kind, KEY_TYPES)}")
-    if len(types) != len(columns):
-        raise node.fail("key.type must name one type for each column of key.from")
-    mints = identity or (found["mints"].text("key.mints") if "mints" in found else None)
-    if mints and len(columns) != 1:
-        raise node.fail("only a key of one column can mint an entity that others refer to")
-    return Key(columns, types, mints, node.place)
+def _key(node: Node, identity: str | None, mistakes: Mistakes) -> Key:
+    found = node.only("key", ("from", "mints", "type"), ("from",), mistakes)
+    mints = identity
+    columns: tuple[str, ...] = ()
+    with mistakes:
+        mints = identity or (found["mints"].text("key.mints") if "mints" in found else None)
+    with mistakes:
+        columns = node.part(found, "from").texts("key.from")
+    types: tuple[str, ...] = ("integer",) * len(columns)
+    with mistakes:
+        types = found["type"].texts("key.type") if "type" in found else types
+        for kind in types:
+            if kind not in KEY_TYPES:
+                raise found["type"].fail(f"key.type {kind!r} is not known{suggest(kind, KEY_TYPES)}")
+        if columns and len(types) != len(columns):
+            raise node.fail("key.type must name one type for each column of key.from")
+        if mints and len(columns) > 1:
+            raise node.fail("only a key of one column can mint an entity that others refer to")
+    return Key(columns, types if len(types) == len(columns) else ("integer",) * len(columns), mints, node.place)
 
 
 def _column(name: str, node: Node) -> Column:
@@ -298,19 +356,26 @@ def _plain(node: Node) -> Any:
     return node.value
 
 
-def _policies(node: Node) -> list[Policy]:
-    result = []
-    for column, rules in node.mapping("policies").items():
-        for rule, chosen in rules.mapping(f"policies of {column}").items():
-            if rule not in RULES:
-                raise chosen.fail(f"policies of {column}: unknown rule {rule!r}{suggest(rule, RULES)}")
-            placeholder = None
-            policy = chosen.value
-            if isinstance(policy, dict):
-                found = chosen.only(f"policy {column}.{rule}", ("placeholder",), ("placeholder",))
-                policy, placeholder = "placeholder", found["placeholder"].text("placeholder")
-            if not isinstance(policy, str) or policy not in POLICIES:
-                policy = policy if isinstance(policy, str) else "this"
-                raise chosen.fail(f"policy {column}.{rule}: {policy!r} is not known{suggest(str(policy), POLICIES)}")
-            result.append(Policy(column, rule, policy, placeholder, chosen.place))
+def _policies(node: Node, mistakes: Mistakes) -> list[Policy]:
+    result: list[Policy] = []
+    with mistakes:
+        for column, rules in node.mapping("policies").items():
+            with mistakes:
+                for rule, chosen in rules.mapping(f"policies of {column}").items():
+                    with mistakes:
+                        result.append(_policy(column, rule, chosen))
     return result
+
+
+def _policy(column: str, rule: str, chosen: Node) -> Policy:
+    if rule not in RULES:
+        raise chosen.fail(f"policies of {column}: unknown rule {rule!r}{suggest(rule, RULES)}")
+    placeholder = None
+    policy = chosen.value
+    if isinstance(policy, dict):
+        found = chosen.only(f"policy {column}.{rule}", ("placeholder",), ("placeholder",))
+        policy, placeholder = "placeholder", found["placeholder"].text("placeholder")
+    if not isinstance(policy, str) or policy not in POLICIES:
+        policy = policy if isinstance(policy, str) else "this"
+        raise chosen.fail(f"policy {column}.{rule}: {policy!r} is not known{suggest(str(policy), POLICIES)}")
+    return Policy(column, rule, policy, placeholder, chosen.place)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MigrationError
+from ..mistakes import Consequence, Mistakes
 
 try:
     import yaml
@@ -50,16 +51,25 @@ class Node:
             return tuple(item.text(what) for item in self.value)
         return (self.text(what),)
 
-    def only(self, what: str, known: tuple[str, ...], required: tuple[str, ...] = ()) -> dict[str, Node]:
-        """Return a mapping that has no unknown and every required key."""
+    def only(self, what: str, known: tuple[str, ...], required: tuple[str, ...] = (), mistakes: Mistakes | None = None) -> dict[str, Node]:
+        """Return a mapping that has no unknown and every required key; with `mistakes` they are noted there instead of raised."""
+        own = mistakes if mistakes is not None else Mistakes()
         found = self.mapping(what)
         for key, node in found.items():
             if key not in known:
-                raise node.fail(f"{what}: unknown key {key!r}{suggest(key, known)}")
+                own.note(node.fail(f"{what}: unknown key {key!r}{suggest(key, known)}"))
         for key in required:
             if key not in found:
-                raise self.fail(f"{what}: {key!r} is missing")
+                own.note(self.fail(f"{what}: {key!r} is missing"))
+        if mistakes is None:
+            own.settle()
         return found
+
+    def part(self, found: dict[str, Node], key: str) -> Node:
+        """Return what a key of only() holds; a key that is missing was noted there."""
+        if key not in found:
+            raise Consequence(f"{self.place}: {key!r} is missing")
+        return found[key]
 
 
 def suggest(name: str, known: tuple[str, ...]) -> str:
