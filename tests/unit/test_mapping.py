@@ -86,7 +86,7 @@ def test_all_mistakes_of_all_files_are_named_in_one_reading(tree: Path, tmp_path
     replaced("user_service/company_profiles.yml", "columns:", "columns: [")(tree)
     schema = Path(shutil.copytree(PROJECT / "roles" / "schema" / "files", tmp_path / "schema"))
     first, second = sorted(schema.glob("*/*.sql"))[:1] + sorted(schema.glob("user_service/*.sql"))[:1]
-    first.write_text(first.read_text(encoding="utf-8") + "\nCREATE TABLE odd (id uuid PRIMARY KEY, shape hyperboloid, a text);\n", encoding="utf-8")
+    first.write_text(first.read_text(encoding="utf-8") + "\nCREATE TABLE odd (id uuid PRIMARY KEY, shape varchr, a text);\n", encoding="utf-8")
     second.write_text("CREATE TABEL x (a int);\n" + second.read_text(encoding="utf-8") + "\nDROP TABLE profiles;\n", encoding="utf-8")
     (tree / "auth_service" / "odd.yml").write_text(
         "source: auth_user\nkey: {from: id, mint: x}\nchunk_bi: id\ncolumns:\n  shape: {sql: 'NOT ('}\n  a: {from: x, value: 1}\n"
@@ -98,7 +98,7 @@ def test_all_mistakes_of_all_files_are_named_in_one_reading(tree: Path, tmp_path
     assert lines[0].startswith(f"{len(lines) - 1} mistakes")
     named = {name: re.sub(r":\d+", r":\\d+", message) for name, (_, message) in applied.items()}  # one change moves the lines of another
     expected = [message for name, message in named.items() if name != "unknown id map"]  # a file that mints could not be read
-    expected += [r"company_profiles\.yml:\d+: is not YAML", r"sql:\d+: the type hyperboloid is not known", r"sql:1: syntax error"]
+    expected += [r"company_profiles\.yml:\d+: is not YAML", r"sql:\d+: the type varchr is not known", r"sql:1: syntax error"]
     expected += [r"sql:\d+: a statement that a contract has no meaning for \(DROP"]
     odd = ("2: key: unknown key 'mint'", "3: .*unknown key 'chunk_bi'", "6: column a: exactly one", "7: .*no column 'b'")
     expected += [rf"odd\.yml:{line}" for line in (*odd, "9: policy a.blank: 'ignore'", "9: .*unknown rule 'bleak'")]

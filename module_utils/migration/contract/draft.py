@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import MigrationError
 from ..mistakes import Consequence, Mistakes
 from .default_names import choose
-from .model import ColumnSpec, ConstraintSpec, DomainSpec, IndexSpec, Statement
+from .model import ColumnSpec, ConstraintSpec, DomainSpec, Ignored, IndexSpec, Statement
 from .parser import pglast
 from .trees import deparse
 
@@ -80,18 +80,29 @@ class Draft:
     tables: dict[tuple[str, str], DraftTable] = field(default_factory=dict)
     enums: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     domains: dict[tuple[str, str], tuple[DomainSpec, Type]] = field(default_factory=dict)
-    extensions: set[str] = field(default_factory=set)
+    extensions: dict[str, str | None] = field(default_factory=dict)  # the schema that the SQL names
     relations: set[tuple[str, str]] = field(default_factory=set)
     mistakes: Mistakes = field(default_factory=Mistakes)
     preamble: list[Statement] = field(default_factory=list)
     epilogue: list[Statement] = field(default_factory=list)
+    ignored: list[Ignored] = field(default_factory=list)
+    left_out: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.schemas.add(self.service)
+        self.schemas |= {self.service, "public"}
 
     def refusal(self, fault: str, remedy: str) -> MigrationError:
         """Return the error that names the place, the fault and what would be right."""
         return MigrationError(f"{self.place.path}:{self.place.line}: {fault}; {remedy}")
+
+    def ignore(self, what: str, reason: str, name: str = "") -> None:
+        """Note that a statement is not applied, and why."""
+        self.ignored.append(Ignored(what, reason, name, self.place.path, self.place.line))
+
+    def ignore_session(self) -> None:
+        """Note a statement that only concerns the session which restores a dump."""
+        what, reason = "settings and psql commands", "they only concern the session that restores a dump"
+        self.ignored.append(Ignored(what, reason, "", self.place.path, self.place.line, session=True))
 
     def unread(self, *names: str) -> None:
         """Note that a table, or a column of one, has a mistake: what names it later has none for that."""
@@ -143,6 +154,8 @@ class Draft:
     def known_name(self, parts: Sequence[str]) -> tuple[str, str]:
         """Return the same for a name in its parts."""
         name = (parts[-2] if len(parts) > 1 else self.service, parts[-1])
+        if name in self.left_out:
+            raise Consequence(f"{'.'.join(name)} is not created")
         if name not in self.tables:
             known = ", ".join(sorted(".".join(table) for table in self.tables)) or "none yet"
             raise self._lacking(name[1], f"there is no table {'.'.join(name)}", f"create it before; known here: {known}")

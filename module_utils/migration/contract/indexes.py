@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..postgres.quote import literal
 from .default_names import expression_name, numbered
 from .draft import Draft, DraftTable
+from .dumped import STORAGE
 from .model import IndexElement, IndexSpec
-from .parser import enums
-from .trees import columns_of, dotted, name_list, spell
+from .parser import ast, enums
+from .trees import columns_of, dotted, name_list, spell, strings
 
 
 def create_index(draft: Draft, node: Any, sql: str) -> None:
     """Add the index of a CREATE INDEX."""
     table = draft.tables[draft.known_table(node.relation)]
-    if node.options or node.tableSpace:
-        raise draft.refusal("an index WITH (storage options) or TABLESPACE", "leave it out")
+    if node.tableSpace:
+        draft.ignore("TABLESPACE of an index", STORAGE)
     elements = tuple(_element(draft, table, item) for item in node.indexParams)
     include = draft.known_columns(table, [item.name for item in node.indexIncludingParams or ()])
     predicate = draft.expression(node.whereClause) if node.whereClause is not None else None
@@ -34,6 +36,8 @@ def create_index(draft: Draft, node: Any, sql: str) -> None:
         definition += f" INCLUDE ({name_list(include)})"
     if node.nulls_not_distinct:
         definition += " NULLS NOT DISTINCT"
+    if node.options:
+        definition += f" WITH ({', '.join(_option(draft, option) for option in node.options)})"
     if predicate is not None:
         definition += f" WHERE {predicate}"
     table.indexes.append(
@@ -50,6 +54,15 @@ def create_index(draft: Draft, node: Any, sql: str) -> None:
             line=draft.place.line,
         )
     )
+
+
+def _option(draft: Draft, node: Any) -> str:
+    """Return a storage parameter (fillfactor, lists, ef_construction) as CREATE INDEX takes it."""
+    value = node.arg
+    if isinstance(value, ast.Integer):
+        return f"{spell(node.defname)}={value.ival or 0}"
+    text = value.fval if isinstance(value, ast.Float) else strings(value.names)[-1] if isinstance(value, ast.TypeName) else value.sval if value else "true"
+    return f"{spell(node.defname)}={literal(str(text))}"
 
 
 def _element(draft: Draft, table: DraftTable, node: Any) -> IndexElement:

@@ -33,10 +33,10 @@ class DomainSpec:
 class ColumnSpec:
     """A column as the contract has it.
 
-    `type` is written as format_type() writes it. `wire_type` is the built-in type, without a modifier, whose binary form
-    the column's receive function accepts: what a projection casts to. `length` counts characters (or bits); `precision`
-    and `scale` are those of numeric, `precision` alone the digits of a second in a time type. For a domain they are its
-    base type's. `default` and `generated` are SQL expressions; `identity` is `always` or `by default`.
+    `type` is written as format_type() writes it. `wire_type` is the type, without a modifier, whose binary form
+    the column's receive function accepts: what a projection casts to. It is built in, or an extension's with its schema.
+    `length` counts characters (or bits); `precision` and `scale` are those of numeric, `precision` alone the digits of a
+    second in a time type. For a domain they are its base type's. `default` and `generated` are SQL expressions; `identity` is `always` or `by default`.
     """
 
     name: str
@@ -53,6 +53,11 @@ class ColumnSpec:
     identity: str | None = None
     collation: str | None = None
     line: int = 0
+
+    @property
+    def server_type(self) -> str | None:
+        """Return the type without its modifier when only the server knows it (an extension's), else None."""
+        return self.type.partition("(")[0] if "." in self.wire_type else None
 
     @property
     def definition(self) -> str:
@@ -202,6 +207,21 @@ class Statement:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """A statement of the schema SQL that is not applied: what it is, why, and for a relation its name.
+
+    `session` marks what only concerned the session that would restore a dump.
+    """
+
+    what: str
+    reason: str
+    name: str = ""
+    path: str = ""
+    line: int = 0
+    session: bool = False
+
+
+@dataclass(frozen=True)
 class Contract:
     """All that a service's SQL files say: before the tables, the tables, after them."""
 
@@ -210,6 +230,19 @@ class Contract:
     preamble: tuple[Statement, ...] = ()
     epilogue: tuple[Statement, ...] = ()
     domains: tuple[DomainSpec, ...] = ()
+    ignored: tuple[Ignored, ...] = ()
+
+    def ignored_lines(self, *, session: bool = True) -> list[str]:
+        """Return what is not applied, one line for each kind in each file; without `session` what matters to the service."""
+        kinds: dict[tuple[str, str, str], list[int]] = {}
+        for item in self.ignored:
+            if item.session and not session:
+                continue
+            kinds.setdefault((item.path, item.what, item.reason), []).append(item.line)
+        return [
+            f"{path}:{min(lines)}: ignored, not applied: {what}{f' ({len(lines)} times)' if len(lines) > 1 else ''}: {reason}"
+            for (path, what, reason), lines in kinds.items()
+        ]
 
     def table(self, name: str, schema: str | None = None) -> TableSpec | None:
         """Return a table by name, in the service's own schema unless another is given, or None."""
@@ -230,6 +263,7 @@ class Contract:
             preamble=tuple(_statement(item) for item in data["preamble"]),
             epilogue=tuple(_statement(item) for item in data["epilogue"]),
             domains=tuple(_domain(item) for item in data["domains"]),
+            ignored=tuple(Ignored(**item) for item in data.get("ignored", ())),
         )
 
 
@@ -248,7 +282,7 @@ def _plain(value: Any) -> Any:
 
 def _without_positions(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without_positions(item) for name, item in value.items() if name not in ("path", "line")}
+        return {name: _without_positions(item) for name, item in value.items() if name not in ("path", "line", "ignored")}
     if isinstance(value, list):
         return [_without_positions(item) for item in value]
     return value

@@ -13,6 +13,7 @@ from ..mistakes import Mistakes
 from ..postgres.quote import ident
 from .constraints import resolved
 from .draft import Draft, DraftTable, Place
+from .dumped import blank_psql
 from .model import Contract, Statement, TableSpec
 from .parser import pglast, require_parser
 from .split import pieces
@@ -54,11 +55,13 @@ def parse_texts(service: str, texts: Iterable[tuple[str, str]], mistakes: Mistak
         preamble=tuple(draft.preamble),
         epilogue=tuple(draft.epilogue),
         domains=tuple(domain for domain, _ in draft.domains.values()),
+        ignored=tuple(draft.ignored),
     )
 
 
 def _read(draft: Draft, path: str, text: str) -> None:
     draft.place = Place(path, text)
+    text = blank_psql(draft, text)
     try:
         _add(draft, 0, text)
     except pglast.parser.ParseError:

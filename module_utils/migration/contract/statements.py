@@ -10,6 +10,7 @@ from typing import Any
 
 from ..postgres.quote import ident, qualified
 from .draft import Draft
+from .dumped import HANDLERS, RIGHTS, leave_out, reads_left_out
 from .indexes import create_index
 from .model import DomainSpec
 from .parser import enums
@@ -31,6 +32,9 @@ _HARMLESS_SETTINGS = frozenset(
         "row_security",
         "xmloption",
         "default_table_access_method",
+        "default_tablespace",
+        "default_with_oids",
+        "default_toast_compression",
     )
 )
 
@@ -48,7 +52,8 @@ def _schema(draft: Draft, node: Any, sql: str) -> None:
 
 
 def _extension(draft: Draft, node: Any, sql: str) -> None:
-    draft.extensions.add(node.extname)
+    schema = next((option.arg.sval for option in node.options or () if option.defname == "schema"), None)
+    draft.extensions[node.extname] = schema
     draft.before("extension", (node.extname,), sql)
 
 
@@ -102,6 +107,9 @@ def _trigger(draft: Draft, node: Any, sql: str) -> None:
 def _view(draft: Draft, node: Any, sql: str) -> None:
     name = draft.relation(node.view)
     draft.new_relation(name)
+    if reads_left_out(draft, node.query):
+        leave_out(draft, name, "VIEW of a relation that is not created")
+        return
     draft.after("view", name, sql)
 
 
@@ -116,16 +124,16 @@ def _comment(draft: Draft, node: Any, sql: str) -> None:
         draft.known_columns(draft.tables[schema, table], parts[-1:])
         draft.after("comment", (schema, table, parts[-1]), sql, about=(text,))
     else:
-        raise draft.refusal("COMMENT ON something other than a table or a column", "leave it out, or comment the table")
+        draft.ignore("COMMENT ON something other than a table or a column", "it is not part of the contract")
 
 
 def _grant(draft: Draft, node: Any, sql: str) -> None:
-    if not node.is_grant or node.objtype != enums.ObjectType.OBJECT_TABLE or node.grant_option:
-        raise draft.refusal("GRANT or REVOKE of another kind", "keep to GRANT privileges ON table TO role")
-    if node.targtype != enums.GrantTargetType.ACL_TARGET_OBJECT:
-        raise draft.refusal("GRANT ... ON ALL TABLES", "name the tables")
-    if any(item.cols for item in node.privileges or ()):
-        raise draft.refusal("GRANT on single columns", "grant on the table")
+    whole = node.is_grant and node.objtype == enums.ObjectType.OBJECT_TABLE and not node.grant_option
+    named = node.targtype == enums.GrantTargetType.ACL_TARGET_OBJECT and not any(item.cols for item in node.privileges or ())
+    kinds = [(item.schemaname or draft.service, item.relname) for item in node.objects or ()] if whole and named else []
+    if not kinds or any(name in draft.relations and name not in draft.tables for name in kinds):  # a view, a sequence
+        draft.ignore("GRANT" if node.is_grant else "REVOKE", RIGHTS)
+        return
     privileges = [item.priv_name for item in node.privileges or ()] or ["all"]
     for item in node.objects:
         schema, table = draft.known_table(item)
@@ -140,10 +148,11 @@ def _grant(draft: Draft, node: Any, sql: str) -> None:
 def _setting(draft: Draft, node: Any, sql: str) -> None:
     if node.name == "search_path":
         names = [argument.val.sval for argument in node.args or ()]
-        if names[:1] != [draft.service]:
+        if names[:1] != [draft.service] and names != [""]:
             raise draft.refusal("SET search_path to another schema", f"leave it out: {draft.service} comes first here")
     elif node.name not in _HARMLESS_SETTINGS:
         raise draft.refusal(f"SET {node.name}", "leave it out: a contract describes objects")
+    draft.ignore_session()
 
 
 def _transaction(draft: Draft, node: Any, sql: str) -> None:
@@ -168,6 +177,7 @@ _HANDLERS: dict[str, Callable[[Draft, Any, str], None]] = {
     "ViewStmt": _view,
     "VariableSetStmt": _setting,
     "TransactionStmt": _transaction,
+    **HANDLERS,
 }
 
 
@@ -178,6 +188,6 @@ def add_statement(draft: Draft, node: Any, sql: str) -> None:
         raise draft.refusal(
             f"a statement that a contract has no meaning for ({' '.join(sql.split()[:3])} ...)",
             "keep to CREATE SCHEMA, EXTENSION, TYPE ... AS ENUM, DOMAIN, SEQUENCE, FUNCTION, TABLE, INDEX, TRIGGER, VIEW,"
-            " ALTER TABLE ... ADD, COMMENT and GRANT",
+            " ALTER TABLE ... ADD, COMMENT and GRANT, as docs/mapping.md lists them",
         )
     handler(draft, node, sql)

@@ -63,7 +63,18 @@ def summary(plan: Plan) -> list[str]:
     return [
         f"{service}: {counted(len(own), 'table')} from {counted(sum(len(target.parts) for target in own), 'source')}, no mistake"
         for service, own in tables.items()
+    ] + [line for _, contract in plan.contracts for line in _remarks(Contract.from_dict(contract))]
+
+
+def _remarks(contract: Contract) -> list[str]:
+    created = {statement.object[0] for statement in contract.preamble if statement.kind == "extension"}
+    unknown = [
+        f"{table.path}:{column.line}: the type {column.server_type} is not built in; preflight looks for it on the server"
+        for table in contract.tables
+        for column in table.columns
+        if column.server_type and column.server_type.rpartition(".")[2] not in created
     ]
+    return [*unknown, *contract.ignored_lines()]
 
 
 Minter = tuple[str, str, m.Part]  # service, target's table, part
@@ -121,6 +132,10 @@ def _readable(mistakes: Mistakes, service: str, spec: TableSpec, column: str) ->
 
 def _find_table(mapping: m.Mapping, contract: Contract, mistakes: Mistakes) -> TableSpec:
     found = [table for table in contract.tables if table.name == mapping.table]
+    left_out = next((item for item in contract.ignored if item.name.rpartition(".")[2] == mapping.table), None)
+    if not found and left_out:
+        where = f"{left_out.what} at {left_out.path}:{left_out.line}"
+        raise MigrationError(f"{mapping.path}: {left_out.name} is not created ({where}); make it an ordinary table, or remove the mapping")
     if not found:
         known = tuple(table.name for table in contract.tables)
         text = f"{mapping.path}: the schema SQL of {mapping.service} makes no table {mapping.table!r}{suggest(mapping.table, known)}"

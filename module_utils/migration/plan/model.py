@@ -290,7 +290,7 @@ def replaced(rule: str, sql: str, kind: str) -> str | None:
 def without_places(value: Any) -> Any:
     """Return a contract's data without the places in files where its parts stand."""
     if isinstance(value, Mapping):
-        return {key: without_places(item) for key, item in value.items() if key not in ("path", "line", "place")}
+        return {key: without_places(item) for key, item in value.items() if key not in ("path", "line", "place", "ignored")}
     if isinstance(value, (list, tuple)):
         return [without_places(item) for item in value]
     return value

@@ -55,6 +55,8 @@ def check(context: Context, targets: Mapping[str, driver.Connection], settings: 
         if building and level == WARN:
             continue
         mapped = {(target.schema, target.table) for target in context.plan.of(service)}
+        step = "docs/mapping.md lists what schema SQL may contain"
+        findings += [Finding(WARN, service, "schema", line, step) for line in contract.ignored_lines(session=False)]
         findings += _needs(targets[service], service, contract)
         with closing(ddl.connect(context.targets[service], contract, readonly=True, settings=settings)) as connection:
             differing = _differences(connection, contract, building=building)

@@ -25,7 +25,7 @@ from ..state import control as records
 from ..state.gates import PREFLIGHT
 from ..state.limits import Limits
 from ..throttle.pacer import Impatient, Pace
-from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan
+from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types
 from .readiness import require_reachable
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
@@ -117,6 +117,7 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
         elsewhere = coverage.check_database(context.plan, catalog, context.source.name, context.source.dbname)
         findings += elsewhere or coverage.check(context.plan, catalog)
         findings += coverage.check_references(context.plan)
+        findings += server_types.check(source, targets, context.plan)
         findings += drift.check(context, targets, GENTLE)
         findings += dependencies.check(context.plan, catalog, dependencies.count_unknown(source, context.plan, catalog))
         sessions = catalog.tables.get("django_session")

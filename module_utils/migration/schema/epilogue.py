@@ -12,6 +12,11 @@ from ..postgres.quote import qualified
 from . import ddl
 from .ddl import Action, Step
 
+_OWNED = """
+SELECT true FROM pg_depend d JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass(%s) AND d.deptype = 'a' AND d.refobjid = %s AND a.attname = %s
+"""
+
 
 def plan_epilogue(connection: driver.Connection, contract: Contract, *, assume_tables: bool = False) -> tuple[Action, ...]:
     """Return the triggers, views, comments and grants that are missing."""
@@ -33,6 +38,9 @@ def _epilogue_present(connection: driver.Connection, statement: Statement, assum
             return False
         raise MigrationError(f"{ddl.database(connection)} has no table {schema}.{table}; run playbooks/schema.yml first")
     match statement.kind:
+        case "owned sequence":
+            column, *sequence = rest
+            return driver.scalar(connection, _OWNED, (qualified(*sequence), oid, column)) is not None
         case "trigger":
             return driver.scalar(connection, "SELECT true FROM pg_trigger WHERE tgrelid = %s AND tgname = %s", (oid, rest[0])) is not None
         case "comment" if rest:

@@ -40,6 +40,7 @@ def plan_schema(connection: driver.Connection, contract: Contract) -> tuple[Acti
                 actions.append(Action("table", table.key, (Step(create_table(table), False),), (table.key,)))
             else:
                 differences += _table_differences(connection, table, found)
+        actions += [Action("ignored", line.partition(": ignored")[0], (), note=line.partition(": ")[2]) for line in contract.ignored_lines(session=False)]
         if not differences:
             actions += _search_path_action(connection, contract)
     if differences:
@@ -108,6 +109,10 @@ def _column_differences(connection: driver.Connection, column: ColumnSpec, found
 def _same_type(connection: driver.Connection, column: ColumnSpec, found: FoundColumn) -> bool:
     if found.type == column.type:
         return True
+    if column.server_type:
+        _, _, modifier = column.type.partition("(")
+        same = driver.scalar(connection, "SELECT to_regtype(%s)::oid::int8 = %s", (column.server_type, found.type_oid))
+        return bool(same) and found.type.partition("(")[2] == modifier
     if not found.bare_type or "(" in column.type:
         return False
     return bool(driver.scalar(connection, "SELECT to_regtype(%s)::oid::int8 = %s", (column.type, found.type_oid)))
