@@ -48,9 +48,11 @@ def blank_psql(draft: Draft, text: str) -> str:
 
 def select(draft: Draft, node: Any, sql: str) -> None:
     """Accept `SELECT pg_catalog.set_config('search_path', '', false)`, the only SELECT of a dump without rows."""
-    call = node.targetList[0].val if len(node.targetList or ()) == 1 else None
+    targets: tuple[Any, ...] = node.targetList or ()
+    call = targets[0].val if len(targets) == 1 else None
     if isinstance(call, ast.FuncCall) and strings(call.funcname)[-1] == "set_config":
-        name, value = (argument.val.sval if isinstance(argument, ast.A_Const) and isinstance(argument.val, ast.String) else None for argument in call.args[:2])
+        given: tuple[Any, ...] = call.args or ()
+        name, value = (item.val.sval if isinstance(item, ast.A_Const) and isinstance(item.val, ast.String) else None for item in given[:2])
         if name == "search_path" and value in ("", draft.service):
             draft.ignore_session()
             return

@@ -17,11 +17,10 @@ from .parser import ast, enums
 from .trees import dotted, strings
 from .types import read_type
 
-_KINDS = enums.AlterTableType if enums else None  # a runner has no parser
-_ROW_SECURITY = _KINDS and (_KINDS.AT_EnableRowSecurity, _KINDS.AT_ForceRowSecurity, _KINDS.AT_NoForceRowSecurity, _KINDS.AT_DisableRowSecurity)
-_STORAGE = _KINDS and (
-    *(_KINDS.AT_SetStorage, _KINDS.AT_SetCompression, _KINDS.AT_SetStatistics, _KINDS.AT_SetOptions, _KINDS.AT_SetRelOptions),
-    *(_KINDS.AT_ReplicaIdentity, _KINDS.AT_ClusterOn, _KINDS.AT_SetTableSpace, _KINDS.AT_SetAccessMethod),
+_ROW_SECURITY = ("AT_EnableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity", "AT_DisableRowSecurity")
+_STORAGE = (
+    *("AT_SetStorage", "AT_SetCompression", "AT_SetStatistics", "AT_SetOptions", "AT_SetRelOptions"),
+    *("AT_ReplicaIdentity", "AT_ClusterOn", "AT_SetTableSpace", "AT_SetAccessMethod"),
 )
 
 
@@ -170,9 +169,9 @@ def _alter(draft: Draft, table: DraftTable, command: Any) -> None:
             table.columns[command.name] = replace(table.columns[command.name], identity=identity, not_null=True)
         case kinds.AT_ChangeOwner:
             draft.ignore("OWNER TO", OWNER)
-        case subtype if subtype in _ROW_SECURITY:
+        case subtype if subtype.name in _ROW_SECURITY:
             draft.ignore("ROW LEVEL SECURITY", ROW_SECURITY)
-        case subtype if subtype in _STORAGE:
+        case subtype if subtype.name in _STORAGE:
             draft.ignore("ALTER TABLE of how it is stored or replicated", STORAGE)
         case _:
             raise draft.refusal(
