@@ -31,6 +31,11 @@ CONTEXT_SPEC: dict[str, Any] = {
 }
 
 
+def _folder(plan: Plan, service: str) -> str:
+    """Return the folder of a service's mappings as the plan was read from it."""
+    return next((part.path.rpartition("/")[0] for target in plan.of(service) for part in target.parts), service)
+
+
 @dataclass(frozen=True)
 class Context:
     """The plan, the ways to the databases and the namespace of one run."""
@@ -50,7 +55,8 @@ class Context:
         targets = {item["name"]: Endpoint.from_params(item) for item in connections["targets"]}
         missing = [service for service in plan.services if service not in targets]
         if missing:
-            raise MigrationError(f"the group 'targets' has no host {missing[0]!r}, but mappings/{missing[0]} exists; add the host or remove the mappings")
+            folder = _folder(plan, missing[0])
+            raise MigrationError(f"the group 'targets' has no host {missing[0]!r}, but {folder} has mappings for it; add the host or remove the mappings")
         if ids.fingerprint(connections["namespace"]) != plan.fingerprint:
             raise MigrationError("the plan was made with another migration_namespace than the one given; run the whole playbook again")
         return cls(

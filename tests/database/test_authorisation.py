@@ -19,7 +19,7 @@ from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
 from ansible.module_utils.migration.plan.mapping import read_mappings
 from ansible.module_utils.migration.postgres.driver import Endpoint
-from ansible.module_utils.migration.validate import authorization
+from ansible.module_utils.migration.validate import authorization, test_logins
 from ansible.module_utils.migration.validate import run as validate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -160,3 +160,18 @@ def test_after_the_cutover_rights_that_a_service_gave_are_its_own_and_those_it_t
         f"DELETE FROM auth_service.user_permissions WHERE user_id = '{one}'",
     )
     assert dict(authorization.compare(world.context, w.PLAN_TIME, after_cutover=True).findings) == {one: "credentials, permissions"}
+
+
+def test_what_the_mappings_do_not_declare_is_said_and_the_rest_is_compared(world: w.World) -> None:
+    plan = world.plan
+    bare = dataclasses.replace(world.context, plan=dataclasses.replace(plan, accounts=()))
+    assert "authorisation not compared: not declared; _accounts.yml" in authorization.compare(bare, w.PLAN_TIME).verdict
+    assert "password hashes: not declared; _accounts.yml" in test_logins.check(bare, []).verdict
+    assert not test_logins.check(bare, [("ada", "x")]).passed
+    users = dataclasses.replace(plan.accounts[0], columns=(("username", "username"), ("password", "password_hash")))
+    found = authorization.compare(dataclasses.replace(world.context, plan=dataclasses.replace(plan, accounts=(users,))), w.PLAN_TIME)
+    assert found.users > 0
+    assert found.verdict.endswith("not declared in _accounts.yml of the mappings: held_permissions, roles")
+    run(world.targets["auth_service"], "UPDATE auth_service.users SET password_hash = 'other' WHERE username = 'ada'")
+    again = authorization.compare(dataclasses.replace(world.context, plan=dataclasses.replace(plan, accounts=(users,))), w.PLAN_TIME)
+    assert [what for _, what in again.findings] == ["credentials"]

@@ -62,6 +62,10 @@ WRONG = {
     "a file that is not there": (replaced(ROLES, "query: membership.sql", "query: members.sql"), r"there is no file 'members\.sql'"),
     "an unknown policy": (replaced(USERS, "columns:", "policies: {email: {blank: [quarantine]}}\ncolumns:"), r"users\.yml:\d+: policy email\.blank"),
     "a type that is none": (replaced(GROUPS, "permissions: jsonb", 'permissions: "jsonb); DROP TABLE x; --"'), r"groups\.yml:\d+: keep\.permissions"),
+    "an account column that is none": (
+        replaced("_accounts.yml", "password: password_hash", "password: password_hsh"),
+        r"_accounts\.yml:2: users\.password: .*no column 'password_hsh'; did you mean 'password_hash'",
+    ),
     "an alias of itself": (replaced(USERS, "{value: 0}", "&a {value: *a}"), r"users\.yml"),
     "not YAML": (replaced(USERS, "columns:", "columns: ["), r"users\.yml:\d+: is not YAML"),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.migration.report import advice, status
+from ansible.module_utils.migration.state import limits
 from ansible.module_utils.migration.state.control import Migration
 from ansible.modules import migration_validate
 
@@ -52,6 +53,18 @@ def test_the_next_step_is_the_one_that_helps(found: dict[str, Any], command: str
     said = [("schema", "passed", {}), ("index", "passed", {}), ("validate", "failed", found)]
     steps = [status.Step(phase, outcome, NOW, (), True, detail) for phase, outcome, detail in said]
     assert status.advise(migration, "a", steps, []) == status.Next(helps.command, f"the last validation failed: {helps.why}")
+
+
+def test_sessions_are_not_advised_where_preflight_found_none() -> None:
+    migration = Migration(1, "run", "open", "a", "f", "2026-01-02", "there", NOW)
+    for there, command in ((True, "sessions"), (False, "validate")):
+        said = [("preflight", {"sessions": there}), ("schema", {}), ("index", {}), ("validate", {})]
+        steps = [status.Step(phase, "passed", NOW, (), True, detail) for phase, detail in said]
+        assert status.advise(migration, "a", steps, []).command == f"playbooks/{command}.yml"
+
+
+def test_a_pause_names_the_option_that_sets_its_limit() -> None:
+    assert "the limit is memory_percent in migrate_limits" in str(limits.runner_pressure(limits.Limits(cpu_percent=0, memory_percent=0.001)))
 
 
 def test_what_failed_comes_first_in_the_verdict_and_what_holds_does_not_hide_it() -> None:

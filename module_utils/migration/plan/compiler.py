@@ -21,6 +21,7 @@ from ..postgres.quote import ident, literal
 from ..text import counted
 from . import ids
 from . import mapping as m
+from .accounts import check_accounts
 from .column_origins import origins
 from .model import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
 from .sql_reader import Reads, output_columns, read_expression, read_query
@@ -46,6 +47,7 @@ def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fi
             target = _identity_target(identity, minters, own)  # without columns to keep there is no table, but its source is checked
             targets += [target] if identity.keep else []
     _no_shared_entities(targets, own)
+    check_accounts(mappings.accounts, {target.name: target.columns for target in targets if not target.bookkeeping}, own)
     own.settle()
     entities = tuple(_entity(name, *minter) for name, minter in sorted(minters.items()))
     targets += _id_maps(mappings, targets, minters)
@@ -54,6 +56,7 @@ def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fi
         entities=entities,
         contracts=tuple((name, json.loads(json.dumps(contract.to_dict()))) for name, contract in sorted(contracts.items())),
         fingerprint=fingerprint,
+        accounts=mappings.accounts,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import MigrationError
 from ..mistakes import Mistakes
+from .accounts import AccountTable, read_accounts
 from .yaml_tree import Node, read, suggest
 
 POLICIES = ("block", "quarantine", "placeholder")
@@ -123,6 +124,7 @@ class Mappings:
 
     tables: tuple[Mapping, ...]
     identities: tuple[Identity, ...]
+    accounts: tuple[AccountTable, ...] = ()
 
 
 Source = tuple[str | None, str | None, str | None, tuple[Touch, ...]]  # table, query, the query's path, touches
@@ -157,12 +159,13 @@ def read_mappings(root: Path, services: tuple[str, ...], mistakes: Mistakes | No
     for path in _yaml_files(root / "_ids", f"{top}/_ids", own):
         with own:
             identities.append(_identity(path, f"{top}/_ids/{path.name}", services, own))
+    accounts = read_accounts(root, top, own)
     if mistakes is None:
         own.settle()
     files = sum(len(list((root / folder).glob("*.yml"))) for folder in (*folders, "_ids"))
     if len(tables) + len(identities) < files:
         own.unread.add("mappings")
-    return Mappings(tuple(tables), tuple(identities))
+    return Mappings(tuple(tables), tuple(identities), accounts)
 
 
 def _shown(root: Path) -> str:

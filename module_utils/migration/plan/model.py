@@ -19,6 +19,7 @@ from typing import Any
 
 from ..postgres.quote import array, ident, literal, qualified
 from . import ids
+from .accounts import AccountTable, account_table
 
 PLAN_TIME_SETTING = "migration.plan_time"
 PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"
@@ -199,6 +200,7 @@ class Plan:
     entities: tuple[Entity, ...]
     contracts: tuple[tuple[str, Mapping[str, Any]], ...]
     fingerprint: str
+    accounts: tuple[AccountTable, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON can carry it."""
@@ -212,6 +214,7 @@ class Plan:
             entities=tuple(Entity(**item) for item in data["entities"]),
             contracts=tuple((name, contract) for name, contract in data["contracts"]),
             fingerprint=data["fingerprint"],
+            accounts=tuple(account_table(item) for item in data.get("accounts", ())),
         )
 
     @property
@@ -241,6 +244,11 @@ class Plan:
     def of(self, service: str) -> tuple[Target, ...]:
         """Return the targets in one database."""
         return tuple(target for target in self.targets if target.service == service)
+
+    def account(self, section: str) -> tuple[AccountTable, Target] | None:
+        """Return a table that says who may log in and do what, or None when the mappings do not declare it."""
+        declared = next((item for item in self.accounts if item.section == section), None)
+        return next(((declared, target) for target in self.targets if declared and target.name == declared.target), None)
 
     @property
     def services(self) -> tuple[str, ...]:

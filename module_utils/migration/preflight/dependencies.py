@@ -121,6 +121,12 @@ def count_unknown(connection: driver.Connection, plan: Plan, source: SourceCatal
     return result
 
 
+def _ids_folder(plan: Plan) -> str:
+    """Return the folder for entities without a target table, beside the folders of the services."""
+    path = next((part.path for target in plan.targets for part in target.parts), "mappings/service/table.yml")
+    return f"{path.rpartition('/')[0].rpartition('/')[0]}/_ids"
+
+
 def check(plan: Plan, source: SourceCatalog, counted: Mapping[str, int] | None = None) -> list[Finding]:
     """Return a finding for each table that stays behind and refers to rows that move; `counted` as of count_unknown()."""
     return [
@@ -128,7 +134,7 @@ def check(plan: Plan, source: SourceCatalog, counted: Mapping[str, int] | None =
             INFO, item.table, "dependency", f"stays behind and refers to {item.parent}, {_rows(item, counted or {})}",
             f"its service will need the id map {item.entity!r} (migration.id_map)"
             if item.entity
-            else f"{item.parent} has no id map; mint one in mappings/_ids if its service needs it",
+            else f"{item.parent} has no id map; mint one in {_ids_folder(plan)} if its service needs it",
             column=", ".join(item.columns),
         )
         for item in left_behind(plan, source)

@@ -121,6 +121,7 @@ def _run(context: Context, options: Options, live: records.Migration | None, pro
         findings += drift.check(context, targets, GENTLE)
         findings += dependencies.check(context.plan, catalog, dependencies.count_unknown(source, context.plan, catalog))
         sessions = catalog.tables.get("django_session")
+        extra["sessions"] = options.store is not None and sessions is not None and sessions.rows != 0
         findings += readiness.check_store(options.store, sessions.size if sessions else 0)
         graph = dependencies.build(context.plan, catalog)
         extra["dependencies"] = {"graph": graph.to_dict(), "mermaid": graph.mermaid()}

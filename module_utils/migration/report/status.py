@@ -267,6 +267,9 @@ def advise(migration: Migration | None, plan_digest: str, steps: Sequence[Step],
         helps = remedy(validate.detail)
         return Next(helps.command, f"the last validation failed: {helps.why}")
     sessions = ours.get("sessions")
+    if sessions is None and preflight is not None and preflight.detail.get("sessions") is False:
+        why = "every row is proven, and there are no sessions to carry; prove it once more when the monolith has been stopped"
+        return Next("playbooks/validate.yml", why)
     if sessions is None or sessions.outcome == "removed":
         return Next("playbooks/sessions.yml", "every row is proven; the live sessions are still in the monolith only")
     if sessions.outcome != "passed":

@@ -63,7 +63,8 @@ def runner_pressure(limits: Limits, path: str = "/") -> str | None:
     )
     for name, value, limit in measures:
         if limit and value > limit:
-            return f"{name} {value:.0f} % is over {limit:.0f} % on this runner"
+            option = f"{name.lower()}_percent in migrate_limits (preflight_limits for preflight)"
+            return f"{name} {value:.0f} % is over {limit:.0f} % on this runner; the limit is {option}"
     return None
 
 

@@ -8,8 +8,8 @@ own tables on the source and the services' tables on the targets and lists, for 
 (user name, password string, active and verified flags), each permission held (own or by a group) and each role (staff,
 superuser, groups with their permissions, roles of its own). Rights are digested in buckets by the user's id and summed, as
 validation does with rows; buckets that differ are opened to the user, some at a time, so that memory does not grow with what
-differs. It shares the id recipe with the transfer and nothing else. It knows Django's and the two services' tables by name; where they
-are not there it says that it does not apply.
+differs. It shares the id recipe with the transfer and nothing else. It knows Django's tables by name; which tables of the services
+hold users, permissions and roles the mappings declare (mappings/_accounts.yml), and what is not declared it says.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from ..context import Context
 from ..plan import ids
+from ..plan.accounts import FILE, HELD, PERMISSIONS, ROLES, USERS, AccountTable
 from ..plan.model import BOOKKEEPING, Target, replaced
 from ..postgres.quote import array, ident, literal
 from ..text import counted
@@ -29,7 +30,6 @@ from . import digest as d
 from .drilldown import OPENED_ROWS
 from .readers import Sides
 
-USERS, PERMISSIONS, HELD, ROLES = "auth_service.users", "auth_service.permissions", "auth_service.user_permissions", "user_service.roles"
 DJANGO = (
     "auth_user",
     "auth_user_user_permissions",
@@ -38,15 +38,15 @@ DJANGO = (
     "auth_group_permissions",
     "auth_permission",
     "django_content_type",
-    "users_role",
 )
+OWN_ROLES = "users_role"  # the monolith's own, where it has one
 SETTLE_ATTEMPTS, SETTLE_SECONDS = 3, 2.0
 KEPT = 1000
 
 # What a right is: SQL of (user's integer id, form) on the source, of (user's uuid, form) on the target.
 _SOURCE: Mapping[str, str] = {
     "credentials": """
-        SELECT src.id AS user_id, record_send(ROW({username}, {password}, src.is_active, NOT src.is_superuser)) AS form
+        SELECT src.id AS user_id, record_send(ROW({form})) AS form
         FROM {schema}.auth_user AS src""",
     "permissions": """
         SELECT held.user_id, record_send(ROW((t.app_label || '.' || t.model)::text, p.codename::text)) AS form
@@ -58,7 +58,7 @@ _SOURCE: Mapping[str, str] = {
         LEFT JOIN {schema}.auth_permission AS p ON p.id = held.permission_id
         LEFT JOIN {schema}.django_content_type AS t ON t.id = p.content_type_id""",
     "roles": """
-        SELECT given.user_id, record_send(ROW(given.role, given.is_active, given.permissions)) AS form
+        SELECT given.user_id, record_send(ROW({form})) AS form
         FROM (
             SELECT u.id AS user_id, 'staff'::text AS role, true AS is_active, NULL::text AS permissions FROM {schema}.auth_user AS u WHERE u.is_staff
             UNION ALL SELECT u.id, 'superuser', true, NULL FROM {schema}.auth_user AS u WHERE u.is_superuser
@@ -74,23 +74,47 @@ _SOURCE: Mapping[str, str] = {
                     JOIN {schema}.django_content_type AS t ON t.id = p.content_type_id
                 ) AS x GROUP BY x.group_id
             ) AS granted ON granted.group_id = g.id
-            UNION ALL SELECT r.user_id, r.role_type, r.is_active, r.permissions::text FROM {schema}.users_role AS r
+            {own_roles}
         ) AS given""",
 }
-_CREDENTIALS = {"username": "username", "password": "password_hash"}  # auth_user's columns in the service
-# `own` is the row that gives the right.
-_TARGET: Mapping[str, tuple[str, str]] = {
-    "credentials": (
-        USERS,
-        "SELECT own.id AS user_id, record_send(ROW(own.username::text, own.password_hash::text, own.is_active, own.is_verified)) AS form FROM {users} AS own",
-    ),
-    "permissions": (
-        HELD,
-        "SELECT own.user_id, record_send(ROW(p.content_type::text, p.codename::text)) AS form"
-        " FROM {held} AS own LEFT JOIN {permissions} AS p ON p.id = own.permission_id",
-    ),
-    "roles": (ROLES, "SELECT own.user_id, record_send(ROW(own.role_type::text, own.is_active, own.permissions::text)) AS form FROM {roles} AS own"),
+_OWN_ROLES = "UNION ALL SELECT r.user_id, r.role_type, r.is_active, r.permissions::text FROM {schema}.users_role AS r"
+_CREDENTIALS = {"username": "username", "password": "password"}  # the meaning's column in auth_user
+# What each meaning is on the source (where {username} and {password} know the placeholders) and as which type on the target.
+_FORMS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    USERS: {"username": ("{username}", "text"), "password": ("{password}", "text"), "active": ("src.is_active", ""), "verified": ("NOT src.is_superuser", "")},
+    ROLES: {"role": ("given.role", "text"), "active": ("given.is_active", ""), "permissions": ("given.permissions", "text")},
 }
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """The tables that the mappings declare, by section, with the target of each."""
+
+    tables: Mapping[str, tuple[AccountTable, Target]]
+
+    def form(self, section: str) -> tuple[str, str]:
+        """Return the columns of a right on the source and on the target (alias own): those that are declared."""
+        table, _ = self.tables[section]
+        pairs = [(there, kind, table.column(meaning)) for meaning, (there, kind) in _FORMS[section].items()]
+        own = [f"own.{ident(column)}{f'::{kind}' if kind else ''}" for _, kind, column in pairs if column]
+        return ", ".join(there for there, _, column in pairs if column), ", ".join(own)
+
+    def statements(self) -> dict[str, tuple[str, str]]:
+        """Return each right that can be compared: the section of its rows and the SQL of (user's uuid, form); `own` is the row that gives it."""
+        users = self.tables[USERS][1]
+        select = f"SELECT own.{ident(users.id_column)} AS user_id, record_send(ROW({self.form(USERS)[1]})) AS form FROM {users.qualified} AS own"
+        result = {"credentials": (USERS, select)}
+        if HELD in self.tables and PERMISSIONS in self.tables:
+            (held, held_target), (known, known_target) = self.tables[HELD], self.tables[PERMISSIONS]
+            form = ", ".join(f"p.{ident(str(known.column(meaning)))}::text" for meaning in ("content_type", "codename"))
+            join = f"LEFT JOIN {known_target.qualified} AS p ON p.{ident(known_target.id_column)} = own.{ident(str(held.column('permission')))}"
+            select = f"SELECT own.{ident(str(held.column('user')))} AS user_id, record_send(ROW({form})) AS form"
+            result["permissions"] = (HELD, f"{select} FROM {held_target.qualified} AS own {join}")
+        if ROLES in self.tables:
+            roles, target = self.tables[ROLES]
+            user = ident(str(roles.column("user")))
+            result["roles"] = (ROLES, f"SELECT own.{user} AS user_id, record_send(ROW({self.form(ROLES)[1]})) AS form FROM {target.qualified} AS own")
+        return result
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,8 @@ class Equivalence:
     findings: tuple[tuple[str, str], ...]
     applicable: bool = True
     placeholders: int = 0
+    reason: str = ""
+    undeclared: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -115,11 +141,12 @@ class Equivalence:
     def verdict(self) -> str:
         """Return one line."""
         if not self.applicable:
-            return "authorisation not compared: the plan or the source does not have Django's and the services' tables"
+            return f"authorisation not compared: {self.reason}"
+        lacking = f"; not declared in {FILE} of the mappings: {', '.join(self.undeclared)}" if self.undeclared else ""
         aside = f" ({counted(self.placeholders, 'user')} with a placeholder for name or password)" if self.placeholders else ""
         if self.passed:
-            return f"all {counted(self.users, 'user')} may do what they could before{aside}"
-        return f"{self.differing:,} of {counted(self.users, 'user')} may do more or less than before{aside}"
+            return f"all {counted(self.users, 'user')} may do what they could before{aside}{lacking}"
+        return f"{self.differing:,} of {counted(self.users, 'user')} may do more or less than before{aside}{lacking}"
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -161,20 +188,27 @@ class _Found:
 
 def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str = d.AUTO, after_cutover: bool = False) -> Equivalence:
     """Compare the rights of every user who is not quarantined, nor lost a right to quarantine; after the cutover without what the services gave."""
-    targets = {target.name: target for target in context.plan.targets if target.name in (USERS, PERMISSIONS, HELD, ROLES)}
-    if len(targets) < 4:
-        return Equivalence(0, 0, (), applicable=False)
+    plan = context.plan
+    declared = _Declared({name: pair for name in (USERS, PERMISSIONS, HELD, ROLES) if (pair := plan.account(name))})
+    targets = {section: target for section, (_, target) in declared.tables.items()}
+    if USERS not in targets:
+        reason = f"not declared; {FILE} in the folder of the mappings says which tables have users, permissions and roles"
+        return Equivalence(0, 0, (), applicable=False, reason=reason)
+    undeclared = tuple(section for section in (HELD, ROLES) if section not in targets)
     with Sides(context, plan_time, tuple(targets.values()), None, workers, 0) as sides:
-        listed = ", ".join(literal(name) for name in DJANGO)
+        listed = ", ".join(literal(name) for name in (*DJANGO, OWN_ROLES))
         there = (
-            "SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+            "SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
             f" WHERE n.nspname = {literal(sides.schema)} AND c.relname IN ({listed})"
         )
-        if sides.source(there, "looking for Django's tables").result()[0][0][0] < len(DJANGO):
-            return Equivalence(0, 0, (), applicable=False)
+        names = {row[0] for row in sides.source(there, "looking for Django's tables").result()[0]}
+        missing = sorted(set(DJANGO) - names)
+        if missing:
+            return Equivalence(0, 0, (), applicable=False, reason=f"the monolith has no table {', '.join(missing)} in schema {sides.schema}")
         agreed = d.handshake(sides.leaders(), tuple(targets.values()), digest)
-        credentials, replaced_if = _credentials(targets[USERS])
-        rights = _rights(context, sides, targets, credentials, after_cutover)
+        credentials, replaced_if = _credentials(*declared.tables[USERS])
+        own_roles = _OWN_ROLES if OWN_ROLES in names else ""
+        rights = _rights(sides, declared, {**credentials, "own_roles": own_roles.format(schema=ident(sides.schema))}, after_cutover)
         found = _differing(sides, rights, agreed)
         for _ in range(SETTLE_ATTEMPTS):
             if not found.differing or not sides.written_to():
@@ -186,38 +220,35 @@ def compare(context: Context, plan_time: str, *, workers: int = 2, digest: str =
         counting = f"SELECT count(*) FROM {ident(sides.schema)}.auth_user AS src WHERE {' OR '.join(replaced_if)}"
         placeholders = sides.source(counting, "counting placeholders").result()[0][0][0] if replaced_if else 0
     findings = tuple((key, ", ".join(sorted(what))) for key, what in sorted(found.kept.items()))
-    return Equivalence(found.users, found.differing, findings, placeholders=placeholders)
+    return Equivalence(found.users, found.differing, findings, placeholders=placeholders, undeclared=undeclared)
 
 
-def _credentials(users: Target) -> tuple[dict[str, str], list[str]]:
+def _credentials(table: AccountTable, users: Target) -> tuple[dict[str, str], list[str]]:
     """Return the SQL (over auth_user AS src) of user name and password as the service must have them, and when a placeholder stands in."""
     wanted, conditions = {}, []
-    for column, carried in _CREDENTIALS.items():
+    for meaning, column in _CREDENTIALS.items():
+        carried = table.column(meaning)
         sql = f"src.{column}::text"
         for policy in users.policies:
             condition = replaced(policy.rule, f"src.{column}", "text")
             if policy.column == carried and policy.policy == "placeholder" and policy.placeholder is not None and condition is not None:
                 sql = f"CASE WHEN {condition} THEN (\n{policy.placeholder}\n)::text ELSE {sql} END"
                 conditions.append(f"({condition})")
-        wanted[column] = sql
+        wanted[meaning] = sql
     return wanted, conditions
 
 
-def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], credentials: Mapping[str, str], after_cutover: bool) -> list[_Right]:
-    aside = _set_aside(sides, targets)
-    names = {
-        "users": targets[USERS].qualified,
-        "permissions": targets[PERMISSIONS].qualified,
-        "held": targets[HELD].qualified,
-        "roles": targets[ROLES].qualified,
-    }
+def _rights(sides: Sides, declared: _Declared, known: Mapping[str, str], after_cutover: bool) -> list[_Right]:
+    """Return what is compared; `known` has the SQL of the credentials and of the monolith's own roles."""
+    targets = {section: target for section, (_, target) in declared.tables.items()}
+    aside = _set_aside(sides, declared)
     entity = targets[USERS].parts[0].entity
     rights = []
     made = f" WHERE {ids.minted_sql('own.id')}" if after_cutover else ""  # what a service gave itself is its own
-    for name, (table, statement) in _TARGET.items():
+    for name, (table, statement) in declared.statements().items():
         own = ids.expression(entity, [ids.integer_field("rights.user_id")])
-        source = f"SELECT {own} AS k, rights.form AS r FROM ({_SOURCE[name].format(schema=ident(sides.schema), **credentials)}) AS rights"
-        target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement.format(**names)}{made}) AS rights"
+        source = f"SELECT {own} AS k, rights.form AS r FROM ({_source(name, declared, sides.schema, known)}) AS rights"
+        target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement}{made}) AS rights"
         if aside:
             keys = literal("{" + ",".join(aside) + "}")
             source += f" WHERE NOT EXISTS (SELECT FROM unnest({keys}::bigint[]) AS aside (id) WHERE aside.id = rights.user_id)"
@@ -228,11 +259,17 @@ def _rights(context: Context, sides: Sides, targets: Mapping[str, Target], crede
     return rights
 
 
-def _set_aside(sides: Sides, targets: Mapping[str, Target]) -> list[str]:
+def _source(name: str, declared: _Declared, schema: str, known: Mapping[str, str]) -> str:
+    section = {"credentials": USERS, "roles": ROLES}.get(name)
+    form = declared.form(section)[0].format(**known) if section else ""
+    return _SOURCE[name].format(schema=ident(schema), form=form, own_roles=known["own_roles"])
+
+
+def _set_aside(sides: Sides, declared: _Declared) -> list[str]:
     """Return the integer ids of users who are quarantined, or some of whose rights are."""
     found: set[str] = set()
-    for target in targets.values():
-        if target.name == PERMISSIONS or sides.ask(target.service, f"SELECT to_regclass('{BOOKKEEPING}.rejects')")[0][0] is None:
+    for section, (table, target) in declared.tables.items():
+        if section == PERMISSIONS or sides.ask(target.service, f"SELECT to_regclass('{BOOKKEEPING}.rejects')")[0][0] is None:
             continue
         statement = f"SELECT DISTINCT coalesce(part, ''), source_key FROM {BOOKKEEPING}.rejects WHERE target = {literal(target.name)}"
         rejected: dict[str, list[str]] = defaultdict(list)
@@ -242,7 +279,7 @@ def _set_aside(sides: Sides, targets: Mapping[str, Target]) -> list[str]:
             keys = rejected.get(part.name)
             if not keys:
                 continue
-            user = next((cell.key for cell in part.cells if cell.name == "user_id" and cell.key), f"src.{ident(part.key[0])}")
+            user = next((cell.key for cell in part.cells if cell.name == table.column("user") and cell.key), f"src.{ident(part.key[0])}")
             select = part.select_columns([f"({user})::text"], sides.schema) + f" WHERE {part.key_text} = ANY ({array(keys)}::text[])"
             found |= {row[0] for row in sides.source(select, "finding the users of quarantined rows").result()[0] if row[0] is not None}
     return sorted(found)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..context import Context
+from ..plan.accounts import FILE, USERS
 from ..postgres import driver
+from ..postgres.quote import ident
 
-USERS = "auth_service.users"
 APPLICATION_NAME = "edulink-migration canaries"
+UNDECLARED = f"{FILE} in the folder of the mappings names no table of users with a password"
 HASHERS = (
     "PBKDF2PasswordHasher",
     "PBKDF2SHA1PasswordHasher",
@@ -37,7 +39,7 @@ SELECT CASE WHEN head = ANY (%(names)s) OR (rows >= %(shared)s AND head ~ '^[a-z
 FROM (
     SELECT CASE WHEN password_hash = '' THEN 'empty' WHEN left(password_hash, 1) = '!' THEN 'unusable' WHEN strpos(password_hash, '$') BETWEEN 2 AND 21
                 THEN left(password_hash, strpos(password_hash, '$') - 1) ELSE '?' END AS head, count(*) AS rows
-    FROM {users} GROUP BY 1
+    FROM (SELECT {password} AS password_hash FROM {users}) AS users GROUP BY 1
 ) AS each GROUP BY 1 ORDER BY 1
 """
 
@@ -50,6 +52,7 @@ class Canaries:
     failed: tuple[tuple[int, str], ...]
     formats: tuple[tuple[str, int], ...] = ()
     unavailable: str = ""
+    declared: bool = True
 
     @property
     def passed(self) -> bool:
@@ -68,6 +71,8 @@ class Canaries:
             return self.unavailable
         formats = f"hash formats that Django does not know: {', '.join(self.unknown)}" if self.unknown else "Django knows the format of every password hash"
         canaries = f"{self.checked - len(self.failed)} of {self.checked} canary accounts can log in; " if self.checked else ""
+        if not self.declared:
+            return f"password hashes: not declared; {UNDECLARED}"
         return canaries + (formats if self.formats else "there are no password hashes")
 
     @property
@@ -94,25 +99,30 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
         return Canaries(
             len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries"
         )
-    users = next((target for target in context.plan.targets if target.name == USERS), None)
-    if users is None or "password_hash" not in users.columns:
-        unavailable = f"canaries not checked: the plan has no target {USERS} with password hashes"
-        return Canaries(len(accounts), (), unavailable=unavailable if accounts else "")
+    found = context.plan.account(USERS)
+    password = found[0].column("password") if found else None
+    if found is None or password is None:
+        return Canaries(len(accounts), (), unavailable=f"canaries not checked: {UNDECLARED}" if accounts else "", declared=False)
+    table, users = found
     failed: list[tuple[int, str]] = []
     connection = context.connect_target(users.service, APPLICATION_NAME, readonly=True, autocommit=True)
     try:
         with driver.database_errors(context.targets[users.service].place, "reading canaries' password hashes"):
-            for place, (username, password) in enumerate(accounts, 1):
-                select = f"SELECT password_hash, is_active FROM {users.qualified.replace('%', '%%')} WHERE username = %s"
-                found = driver.rows(connection, select, (username,))
-                why = _refusal(hashers, found, password)
+            for place, (username, secret) in enumerate(accounts, 1):
+                active = ident(str(table.column("active"))) if table.column("active") else "true"
+                select = f"SELECT {ident(password)}, {active} FROM {users.qualified} WHERE {ident(str(table.column('username')))} = ".replace("%", "%%")
+                why = _refusal(hashers, driver.rows(connection, f"{select}%s", (username,)), secret)
                 if why:
                     failed.append((place, why))
-            counting, names = _FORMATS.replace("{users}", users.qualified.replace("%", "%%")), {"names": sorted({*KNOWN, *PAST}), "shared": SHARED}
+            counting, names = _formats(users.qualified, password), {"names": sorted({*KNOWN, *PAST}), "shared": SHARED}
             formats = tuple((str(name), int(count)) for name, count in driver.rows(connection, counting, names))
     finally:
         connection.close()
     return Canaries(len(accounts), tuple(failed), formats)
+
+
+def _formats(users: str, password: str) -> str:
+    return _FORMATS.replace("{users}", users.replace("%", "%%")).replace("{password}", ident(password).replace("%", "%%"))
 
 
 def django_hashers() -> Any:
