@@ -154,6 +154,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.postgres.driver import Connection, database_errors
 from ..module_utils.migration.preflight import drift
 from ..module_utils.migration.progress import Progress
@@ -340,7 +341,7 @@ def _foreseen(foreseen: Preview, run_id: str = "") -> dict[str, Any]:
 
 def main() -> None:
     """Read the options, carry, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "runner": {"type": "str", "required": True},
@@ -364,12 +365,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     stop_with_ansible()
-    try:
-        with database_errors("the migration's databases", "carrying the tables; finished chunks are kept"):
-            result = carry(module)
-        module.exit_json(**result)
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, migrate)
+
+
+def migrate(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result; MigrationError when the tables are not carried."""
+    with database_errors("the migration's databases", "carrying the tables; finished chunks are kept"):
+        return carry(module)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.contract.model import Contract
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.postgres import driver
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.schema import build, ddl
@@ -245,7 +245,7 @@ def _counted(actions: Sequence[Action]) -> str:
 
 def main() -> None:
     """Read the options, build, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "service": {"type": "str", "required": True},
@@ -261,10 +261,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     stop_with_ansible()
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

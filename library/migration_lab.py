@@ -105,7 +105,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.lab import lab, layout
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 
 APPLY = {"started": lab.start, "stopped": lab.stop, "absent": lab.delete}
 
@@ -152,7 +152,7 @@ def summary(asked: str, options: lab.Options, state: layout.State | None, *, che
 
 def main() -> None:
     """Read the options, bring the lab into its state, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             "state": {"type": "str", "choices": list(APPLY), "default": "started"},
             "state_dir": {"type": "path", "required": True},
@@ -167,10 +167,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ from ..module_utils.migration.contract.model import Contract
 from ..module_utils.migration.contract.parse import parse_contract
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.mistakes import Mistakes
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.plan import ids
 from ..module_utils.migration.plan.compiler import compile_plan, summary
 from ..module_utils.migration.plan.mapping import Mappings, read_mappings
@@ -133,7 +134,7 @@ def _require_length(namespace: str | None) -> None:
 
 def main() -> None:
     """Read the options, make the plan, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             "mappings_dir": {"type": "path", "required": True},
             "schema_dir": {"type": "path", "required": True},
@@ -142,10 +143,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

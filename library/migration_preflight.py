@@ -86,7 +86,7 @@ from contextlib import closing
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.postgres.driver import database_errors
 from ..module_utils.migration.preflight import run as preflight
 from ..module_utils.migration.progress import Progress
@@ -134,7 +134,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
 
 def main() -> None:
     """Read the options, look at everything, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "bin_dir": {"type": "path"},
@@ -147,10 +147,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.rollback import rehearsal
 from ..module_utils.migration.rollback.rehearsal import RehearseOptions
 from ..module_utils.migration.snapshot.dump import DumpOptions
@@ -109,7 +109,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Read the options, do the stage, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "stage": {"type": "str", "choices": list(STAGES), "required": True},
@@ -121,10 +121,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ from contextlib import closing
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.repair.release import apply_release, plan_release
 from ..module_utils.migration.state import control
 from ..module_utils.migration.state.rolled_back import require_not_rolled_back
@@ -90,11 +90,8 @@ def run(module: AnsibleModule) -> dict[str, object]:
 
 def main() -> None:
     """Read the options, release, report."""
-    module = AnsibleModule(argument_spec={**CONTEXT_SPEC, "quarantine_cap": {"type": "int", "default": 100000}}, supports_check_mode=True)
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    module = MigrationModule(argument_spec={**CONTEXT_SPEC, "quarantine_cap": {"type": "int", "default": 100000}}, supports_check_mode=True)
+    finish(module, run)
 
 
 if __name__ == "__main__":

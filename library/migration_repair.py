@@ -78,6 +78,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.repair.repair import Repair, apply_repair, plan_repair, require_cap
 from ..module_utils.migration.report.advice import remedy
 from ..module_utils.migration.state import control
@@ -155,15 +156,12 @@ def _line(repair: Repair, written: int, check: bool) -> str:
 
 def main() -> None:
     """Read the options, repair, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={**CONTEXT_SPEC, "max_rows": {"type": "int", "default": 1000}, "insert_missing": {"type": "bool", "default": False}},
         supports_check_mode=True,
     )
     stop_with_ansible()
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -55,24 +55,28 @@ path:
   returned: success
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.report.collect import collect
 from ..module_utils.migration.report.page import page
 from ..module_utils.migration.state.gates import PREFLIGHT
 
 
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result."""
+    report = collect(Context.from_params(module.params, module.check_mode))
+    run_id = report["migration"]["run_id"] if report["migration"] else PREFLIGHT if report["phases"] else ""
+    return {"changed": False, "run_id": run_id, "report": report, "html": page(report)}
+
+
 def main() -> None:
     """Read the options, collect, render."""
-    module = AnsibleModule(argument_spec={**CONTEXT_SPEC, "folder": {"type": "path"}}, supports_check_mode=True)
-    try:
-        report = collect(Context.from_params(module.params, module.check_mode))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
-    run_id = report["migration"]["run_id"] if report["migration"] else PREFLIGHT if report["phases"] else ""
-    module.exit_json(changed=False, run_id=run_id, report=report, html=page(report))
+    module = MigrationModule(argument_spec={**CONTEXT_SPEC, "folder": {"type": "path"}}, supports_check_mode=True)
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.schema import ddl
 from ..module_utils.migration.schema.tables import plan_schema
 from ..module_utils.migration.state import phase_gate
@@ -105,7 +105,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     """Read the options, create, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "service": {"type": "str", "required": True},
@@ -113,10 +113,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

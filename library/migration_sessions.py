@@ -180,6 +180,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.postgres import driver
 from ..module_utils.migration.postgres.quote import qualified
 from ..module_utils.migration.sessions.cache_layout import ENGINES, SERIALIZERS, Layout
@@ -362,7 +363,7 @@ def _diff(before: int, after: int) -> dict[str, str]:
 
 def main() -> None:
     """Read the options, carry, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "state": {"type": "str", "default": "present", "choices": ["present", "compare", "absent"]},
@@ -391,10 +392,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     stop_with_ansible()
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

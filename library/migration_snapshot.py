@@ -184,6 +184,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.postgres.driver import ENDPOINT_SPEC, Endpoint
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.snapshot.dump import DumpOptions
@@ -238,7 +239,7 @@ def _ticking(progress: Progress) -> Any:
 
 def main() -> None:
     """Read the options, take or verify the snapshot, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "snapshot_dir": {"type": "path", "required": True},
@@ -260,10 +261,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -45,21 +45,24 @@ status:
   returned: success
 """
 
+from typing import Any
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
-from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.report import status
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Return the module's result."""
+    return {"changed": False, "status": status.to_dict(status.look(Context.from_params(module.params, module.check_mode)))}
 
 
 def main() -> None:
     """Read the options, look, report."""
-    module = AnsibleModule(argument_spec=dict(CONTEXT_SPEC), supports_check_mode=True)
-    try:
-        context = Context.from_params(module.params, module.check_mode)
-        module.exit_json(changed=False, status=status.to_dict(status.look(context)))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    module = MigrationModule(argument_spec=dict(CONTEXT_SPEC), supports_check_mode=True)
+    finish(module, run)
 
 
 if __name__ == "__main__":

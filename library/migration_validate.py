@@ -182,6 +182,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.migration.checks.reconciliation import Balance
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
+from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.repair import release
 from ..module_utils.migration.report.advice import CHECKS, failed, remedy
@@ -345,7 +346,7 @@ def _foreseen(context: Context, params: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Read the options, compare, report."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             **CONTEXT_SPEC,
             "tables": {"type": "list", "elements": "str"},
@@ -373,10 +374,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     stop_with_ansible()
-    try:
-        module.exit_json(**run(module))
-    except MigrationError as exc:
-        module.fail_json(msg=str(exc))
+    finish(module, run)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def modules(folder: Path, runner: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = " ".join(process.info["cmdline"] or ())
-        if str(folder / runner) in words and ("AnsiballZ_pg_transfer" in words or "async_wrapper" in words):
+        if str(folder / runner) in words and ("AnsiballZ_migration_copy" in words or "async_wrapper" in words):
             found.append(process)
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import MigrationError
 from .plan import ids
 from .plan.model import Plan
-from .postgres import driver
+from .postgres import driver, faults
 from .postgres.driver import ENDPOINT_SPEC, Endpoint
 
 CONTEXT_SPEC: dict[str, Any] = {
@@ -52,6 +52,7 @@ class Context:
         """Return the context that a module's options (CONTEXT_SPEC) describe."""
         connections = params["connections"]
         plan = Plan.from_dict(params["plan"])
+        faults.know(plan.names())
         targets = {item["name"]: Endpoint.from_params(item) for item in connections["targets"]}
         missing = [service for service in plan.services if service not in targets]
         if missing:

@@ -1,9 +1,13 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run a long module and show, on the controller, how far it is.
+"""Run a module of the migration: hand it its secrets, and show on the controller how far a long one is.
 
-The base of the action plugins with the long modules' names. The module replaces a small JSON file (its option
+Every module's name is a link to this file. The task's argument `secrets` names variables by the option that gets their values.
+They never stand in the task's arguments, which callbacks print and ansible-runner keeps, nor in a file on the runner: they are piped
+to the module with its code, or, where Ansible writes the module to a file (async, no pipelining), through a FIFO that the module reads.
+
+A long module replaces a small JSON file (its option
 `progress_file`); on a local connection a thread reads it, on any other the module runs asynchronously, so that it survives a
 lost connection, and the file is fetched with every poll. Lines go to stderr: stdout stays what the callback makes of it.
 
@@ -20,6 +24,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +37,24 @@ from ansible.utils.display import Display
 FIRST_LINE = 1.0  # seconds: a step that is over sooner shows nothing
 POLL = 0.5  # seconds between two looks at a local file
 LONGEST_POLL = 5.0  # seconds between two polls of a remote runner
+DELIVERY = 10  # seconds that one try to hand over the secrets waits for the module to take them
+# Those with an option `progress_file`.
+LONG = tuple(f"migration_{phase}" for phase in ("copy", "index", "lab", "preflight", "rollback", "snapshot", "validate"))
 MISSED = 3  # polls that find no process and no result before the module is taken for killed
+SECRETS = "secrets"  # the task's argument
+TAKEN = ".taken"  # beside the FIFO: module_utils/migration/module.py makes it
 GONE = "the module ended on the runner without a result (killed, or the machine was started anew); what was committed is kept: run it again"
 ASYNC_KEYS = ("ansible_job_id", "started", "finished", "results_file", "ansible_async_watchdog_pid", "child_pid", "child_tracker_pid", "supports_tmpdir")
 
 display = Display()
+
+
+@dataclass(frozen=True)
+class Fifo:
+    """The way of the secrets: where the FIFO is on the runner, and what goes through it."""
+
+    path: str
+    content: bytes = field(repr=False)
 
 
 class Watcher:
@@ -111,7 +129,7 @@ def clock(seconds: float) -> str:
 
 
 class ActionModule(ActionBase):
-    """Runs the module of the task's name and shows its progress."""
+    """Runs the module of the task's name, hands it its secrets and shows its progress."""
 
     _supports_check_mode = True
     _supports_async = True
@@ -121,30 +139,81 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         variables = task_vars or {}
         _end_with_ansible()
-        local = self._connection.transport == "local"
-        if self._task.async_val or (self._task.check_mode and not local):
-            wrap = bool(self._task.async_val) and not self._connection.has_native_async
-            return {**result, **self._execute_module(task_vars=variables, wrap_async=wrap)}
+        return {**result, **self._without_secrets(self._run_module(self._task.args, variables))}
+
+    def _run_module(self, given: Mapping[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
+        """Run the module with the task's arguments, in the way that leaves its secrets nowhere."""
+        if self._task.async_val:
+            return {"failed": True, "msg": "async is not for this task: it hands the module its secrets and waits by itself; leave async out"}
+        secrets = self._secrets(given, variables)
+        args = {name: value for name, value in given.items() if name != SECRETS}
+        local, piped = self._connection.transport == "local", self._is_pipelining_enabled("new")
+        long = self._task.action.rpartition(".")[2] in LONG
+        if piped and (not long or (self._task.check_mode and not local)):
+            return self._execute_module(module_args={**args, **secrets}, task_vars=variables)
         watcher = self._watcher(variables)
         folder = self._own_folder()
         try:
             path = self._connection._shell.join_path(folder, "progress.json")
-            args = {**self._task.args, "progress_file": path}
-            outcome = self._run_here(args, variables, Path(path), watcher) if local else self._run_there(args, variables, path, watcher)
+            if long:
+                args["progress_file"] = path
+            if local and (piped or not secrets):
+                return self._run_here({**args, **secrets}, variables, Path(path), watcher)
+            return self._run_there(args, variables, path, watcher, self._fifo(folder, secrets) if secrets else None)
         finally:
             modules_own = self._connection._shell.tmpdir
             with contextlib.suppress(AnsibleError):
                 self._remove_tmp_path(folder, force=True)
             self._connection._shell.tmpdir = modules_own
-        return {**result, **outcome}
+
+    def _secrets(self, given: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of the variables that `secrets` names; one that is not set or empty is none."""
+        found = {}
+        for option, name in (given.get(SECRETS) or {}).items():
+            value = self._templar.template(variables[name]) if name in variables else None
+            if value is not None and value != "":
+                found[str(option)] = _plain(value)
+        return found
+
+    def _without_secrets(self, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Return a result whose invocation shows the task's own arguments: names in a secret option would be masked wherever they occur."""
+        invocation = outcome.get("invocation")
+        arguments = invocation.get("module_args") if isinstance(invocation, dict) else None
+        if isinstance(arguments, dict):
+            for option in self._task.args.get(SECRETS) or {}:
+                arguments.pop(option, None)
+        return outcome
+
+    def _fifo(self, folder: str, secrets: Mapping[str, Any]) -> Fifo:
+        """Make the FIFO in the folder on the runner."""
+        path = self._connection._shell.join_path(folder, "secrets")
+        made = self._low_level_execute_command(f"mkfifo -m 600 {self._connection._shell.quote(path)}")
+        if made["rc"] != 0:
+            raise AnsibleError(f"no FIFO can be made in {folder} on the runner; set ansible_remote_tmp to a folder where one can")
+        return Fifo(path, json.dumps(secrets).encode())
+
+    def _deliver(self, fifo: Fifo) -> bool:
+        """Write the secrets into the FIFO; return whether the module has taken them. What is there is never a regular file."""
+        quote = self._connection._shell.quote
+        path, taken = quote(fifo.path), quote(fifo.path + TAKEN)
+        command = (
+            f"[ -e {taken} ] && exit 0; [ -p {path} ] || exit 1; exec 3<&0; cat <&3 >{path} & p=$!;"
+            f" (sleep {DELIVERY}; kill $p) 3<&- >/dev/null 2>&1 & w=$!; wait $p; s=$?; kill $w 2>/dev/null; exit $s"
+        )
+        return bool(self._low_level_execute_command(command, in_data=fifo.content)["rc"] == 0)
 
     def _run_here(self, args: dict[str, Any], variables: dict[str, Any], path: Path, watcher: Watcher | None) -> dict[str, Any]:
         with _watched(path, watcher):
             outcome = self._execute_module(module_args=args, task_vars=variables)
         return {"failed": True, "msg": GONE} if _killed(outcome) else outcome
 
-    def _run_there(self, args: dict[str, Any], variables: dict[str, Any], path: str, watcher: Watcher | None) -> dict[str, Any]:
-        """Start the module asynchronously and poll it, through lost connections."""
+    def _run_there(
+        self, args: dict[str, Any], variables: dict[str, Any], path: str, watcher: Watcher | None, fifo: Fifo | None = None
+    ) -> dict[str, Any]:
+        """Start the module asynchronously, hand it its secrets and poll it, through lost connections."""
+        if fifo is not None:
+            args = {**args, "secrets_from": fifo.path}
+        delivered = fifo is None
         patience = float(self._option(variables, "migration_reconnect_seconds", 600))
         job = self._start(args, variables)
         if "ansible_job_id" not in job:
@@ -152,9 +221,11 @@ class ActionModule(ActionBase):
         reached, pause, lost = time.monotonic(), POLL, 0
         pid, missed = 0, 0
         while True:
-            time.sleep(pause)
+            time.sleep(pause if delivered else 0)
             pause = min(pause * 1.5, LONGEST_POLL)
             try:
+                if fifo is not None and not delivered:
+                    delivered = self._deliver(fifo)
                 status = self._status(job, variables)
                 pid, alive = self._fetch(path, watcher, pid, last=_finished(status))
                 missed = 0 if alive else missed + 1
@@ -210,6 +281,15 @@ class ActionModule(ActionBase):
 
     def _option(self, variables: Mapping[str, Any], name: str, default: Any) -> Any:
         return self._templar.template(variables[name]) if name in variables else default
+
+
+def _plain(value: Any) -> Any:
+    """Return a template's result as JSON has it: lazy containers filled, vaulted texts decrypted."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def _finished(status: Mapping[str, Any]) -> bool:

@@ -11,18 +11,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import action_loader
 
 
-class ActionModule(ActionBase):
+class ActionModule(action_loader.get("live_progress", class_only=True)):  # type: ignore[misc]  # the loader gives an untyped class
     """Runs migration_report and writes report.json and report.html."""
 
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Run the module and write what it returns; nothing in check mode or without a migration."""
-        result = super().run(tmp, task_vars)
-        result |= self._execute_module(task_vars=task_vars)
+        result: dict[str, Any] = super().run(tmp, task_vars)
         report, html = result.pop("report", None), result.pop("html", "")
         result["path"] = ""
         if result.get("failed") or self._task.check_mode or not result.get("run_id") or not self._task.args.get("folder"):

@@ -25,6 +25,7 @@ FLOORS = {
     "stopping": 1,
     "postgres": 2,
     "contract": 3,
+    "module": 3,
     "plan": 4,
     "context": 5,
     "schema": 6,

@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from ..errors import MigrationError
+from ..errors import DatabaseError, MigrationError
 from ..plan.model import Cell, Part, Plan, Target
 from ..postgres import driver
+from ..postgres.faults import LOCKED, NO_PRIVILEGE
 from ..postgres.quote import ident, qualified
 from .findings import STOP, Finding
 from .row_checks import PartScan, build_scan, minting_part, raw_expressions, raw_sql, scanned
 from .source_catalog import SourceCatalog
-from .sql_errors import LOCKED, NO_PRIVILEGE, about_rows, said, state
+from .sql_errors import about_rows, said, state
 
 SHOWN = 60  # characters of a constant
 Encodings = Mapping[str, tuple[str, str]]  # of the source and of the target, by service
@@ -120,7 +120,7 @@ def _constants(connection: driver.Connection, target: Target, part: Part) -> lis
         except MigrationError as exc:
             value = raw_sql(cell, ())
             shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-            message = f"{shown} is no {cell.type}" if state(exc).startswith("22") else said(exc, cell.name)
+            message = f"{shown} is no {cell.type}" if state(exc).startswith("22") else said(exc)
             step = f"write a value of type {cell.type} for {target.name}.{cell.name}"
             findings.append(Finding(STOP, cell.place or part.label, "type", message, step, target.name, cell.name))
     return findings
@@ -136,7 +136,7 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, source:
         with driver.database_errors(part.label, "its source"):
             driver.rows(connection, f"SELECT 1 FROM {part.source(schema)} LIMIT 0")
     except MigrationError as exc:
-        return [_not_understood(exc, source, part.label, "its source", target, (), f"correct the source of {part.label}")]
+        return [_not_understood(exc, source, part.label, target, (), f"correct the source of {part.label}")]
     failed: dict[str, tuple[MigrationError, list[Cell]]] = {}
     for cell in part.cells:
         for expression in (cell.key or "NULL", cell.sql):
@@ -144,13 +144,13 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, source:
                 with driver.database_errors(part.label, cell.name):
                     driver.rows(connection, f"SELECT {expression} FROM {part.source(schema)} LIMIT 0")
             except MigrationError as exc:
-                failed.setdefault(said(exc, cell.name), (exc, []))[1].append(cell)
+                failed.setdefault(said(exc), (exc, []))[1].append(cell)
                 break
     findings = []
     for error, cells in failed.values():
         names = tuple(cell.name for cell in cells)
         findings.append(
-            _not_understood(error, source, cells[0].place or part.label, names[0], target, names, f"correct the mapping of {target.name}: {', '.join(names)}")
+            _not_understood(error, source, cells[0].place or part.label, target, names, f"correct the mapping of {target.name}: {', '.join(names)}")
         )
     return findings or [
         Finding(
@@ -165,17 +165,17 @@ def _diagnose(connection: driver.Connection, target: Target, part: Part, source:
 
 
 def _not_understood(
-    exc: MigrationError, source: SourceCatalog, place: str, doing: str, target: Target, columns: tuple[str, ...], step: str
+    exc: MigrationError, source: SourceCatalog, place: str, target: Target, columns: tuple[str, ...], step: str
 ) -> Finding:
-    message = said(exc, doing)
+    message = said(exc)
     column = columns[0] if len(columns) == 1 else ""
     role = ident(source.role)
     if state(exc) != NO_PRIVILEGE:
         return Finding(STOP, place, "type", message, step, target.name, column)
     if "row-level security" in message:
         return Finding(STOP, place, "privilege", message, f"ALTER ROLE {role} BYPASSRLS (docs/privileges.md)", target.name)
-    found = re.match(r"permission denied for (?:materialized |foreign )?(\w+) (.+?) \[SQLSTATE", message)
-    kind, name = found.groups() if found else ("", "")
+    kind, name = exc.names[0] if isinstance(exc, DatabaseError) and exc.names else ("", "")
+    kind = kind.rpartition(" ")[2]  # materialized view, foreign table
     quoted = qualified(source.schema, name) if name in source.tables else ident(name) if name else ""
     grants = {"schema": "USAGE ON SCHEMA", "function": "EXECUTE ON FUNCTION", "table": "SELECT ON", "view": "SELECT ON"}
     grant = f"GRANT {grants[kind]} {quoted} TO {role}" if kind in grants else f"grant it to {role} (docs/privileges.md)"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from .accounts import AccountTable, account_table
 PLAN_TIME_SETTING = "migration.plan_time"
 PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"
 BOOKKEEPING = "migration"
+
+_NAMES = ("schema", "table", "name", "columns", "object")  # the fields of a contract that hold names
 
 Predicate = Callable[[str], str]  # quoted column -> condition
 
@@ -217,6 +219,13 @@ class Plan:
             accounts=tuple(account_table(item) for item in data.get("accounts", ())),
         )
 
+    def names(self) -> set[str]:
+        """Return the names of tables, columns, constraints and indexes on both sides."""
+        made = {name for _, contract in self.contracts for name in _names(contract)}
+        read = {name for target in self.targets for part in target.parts for name in (*part.tables, *(item.column for item in part.reads))}
+        own = {name for target in self.targets for name in (target.service, target.schema, target.table, *target.columns)}
+        return made | read | own
+
     @property
     def digest(self) -> str:
         """Return the sha256 of what the plan does: compiled SQL, namespace fingerprint, target definitions; no code, no paths."""
@@ -324,3 +333,19 @@ def _part(data: Mapping[str, Any]) -> Part:
         fields[name] = tuple((first, second) for first, second in data[name])
     fields["origins"] = tuple((column, tuple((table, own) for table, own in pairs)) for column, pairs in data["origins"])
     return Part(**fields)
+
+
+def _names(contract: Any) -> Iterator[str]:
+    """Yield every name in a contract (contract.Contract.to_dict()), however deep."""
+    if isinstance(contract, Mapping):
+        for key, value in contract.items():
+            if key in _NAMES and isinstance(value, str):
+                yield value
+            elif key in _NAMES and isinstance(value, Sequence):
+                yield from (item for item in value if isinstance(item, str))
+                yield from _names([item for item in value if not isinstance(item, str)])
+            else:
+                yield from _names(value)
+    elif isinstance(contract, Sequence) and not isinstance(contract, str):
+        for item in contract:
+            yield from _names(item)

@@ -18,19 +18,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import MigrationError
-from . import driver
+from . import driver, faults
+from .connect_errors import why
 from .driver import Endpoint
 
 PROGRAMS = ("pg_dump", "pg_restore", "pg_dumpall")
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _SAID = re.compile(r"^\S*pg_\w+: (?:error|fatal): (.*)$", re.MULTILINE)
-# What a server quotes after a colon, in whatever language, or calls a value; a client's own errors hold no rows.
-_QUOTED_VALUE = re.compile(r'((?:ERROR|FATAL|[A-ZÄÖÜÉÈ]{4,}): .*?: )["»„«“].*$|(?<=\bvalue )"[^"]*"')
+_SERVERS = re.compile(r"(?:^|.*?[:.] )(\w{4,}):  ")  # a severity in whatever language, with two blanks: from here on the server speaks
+_ENTRY = re.compile(r"from TOC entry (\d+); \d+ \d+ ([A-Z][A-Z ]*[A-Z]) ")
+_QUOTED = re.compile(r"""["'«»„“](?:[^"'«»„“]*)["'«»“”]""")
 FULL = "the disk is full"
 # pg_dump and pg_restore pin most of what matters by themselves; these of a role's own defaults would still end their work.
 _OPTIONS = " ".join(f"-c {name}={driver.escaped(driver.PINNED[name])}" for name in (
     "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable", "exit_on_error", "idle_session_timeout",
+    "client_min_messages",
 ))  # fmt: skip
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 # pg_restore 17 and newer begin with this, which older servers do not know; nothing else depends on it.
@@ -197,15 +200,31 @@ def without(stderr: str, statement: str) -> str:
 
 
 def said(stderr: str, status: int) -> str:
-    """Return what a client's error may say aloud: its first error, without DETAIL, CONTEXT, statements and values."""
+    """Return what a client's first error may say aloud, and a next step.
+
+    The client's own words are shown but for what it quotes; the server's, which a function may have raised, never are.
+    """
     if "No space left on device" in stderr or "Disk quota exceeded" in stderr:
         return f"{FULL}; free some space there and run this again"
+    if status < 0:
+        return f"it was ended by signal {signal.Signals(-status).name}; run this again"
     found = _SAID.search(stderr)
     if found and "Query was: LOCK TABLE" in stderr:
         return "somebody holds a lock on a table (pg_locks says who); wait for that and run this again"
-    if found:
-        return _QUOTED_VALUE.sub(lambda match: f"{match[1] or ''}(value not shown)", " ".join(found[1].split()))
-    return f"it was ended by signal {signal.Signals(-status).name}" if status < 0 else f"it ended with status {status}"
+    if not found:
+        return f"it ended with status {status}; run this again, and look at the server's log"
+    servers = _SERVERS.match(found[1])
+    entry = _ENTRY.search(stderr, 0, found.start())
+    where = f", at entry {entry[1]} of the dump, a {entry[2]} (pg_restore --list names it)" if entry else ""
+    if "connection to server" in found[1]:
+        fault, step = why(found[1])
+        return f"{fault}; {step} host_vars"
+    own = _QUOTED.sub(lambda name: name[0] if faults.known(name[0][1:-1]) else "(name not shown)", found[1][: servers.start(1)] if servers else found[1])
+    own = " ".join(own.split()).rstrip(": ")
+    if not servers:
+        return f"{own}{where}; mend that, then run this again"
+    fault = faults.said_by_client(found[1][servers.end() :]) or "the server refused it"
+    return f"{f'{own}: ' if own else ''}{fault}{where}; the text can hold values, so only the server's log has it: mend the cause, then run this again"
 
 
 def _die_with_parent() -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import MigrationError
+from ..errors import DatabaseError, MigrationError, unknown
+from . import faults
+from .connect_errors import POOLER, lost, why
 
 try:
     import psycopg2
@@ -21,7 +23,7 @@ try:
 except ImportError as exc:  # a runner without psycopg2 gets a line that says how to get it
     IMPORT_ERROR = str(exc)
 
-__all__ = ["ENDPOINT_SPEC", "PINNED", "Connection", "Endpoint", "connect", "database_errors", "escaped", "redact", "rows", "scalar"]
+__all__ = ["ENDPOINT_SPEC", "PINNED", "Connection", "Endpoint", "connect", "database_errors", "escaped", "redact", "rows", "scalar", "told"]
 
 Connection = Any  # psycopg2.extensions.connection; psycopg2 may be absent
 
@@ -56,7 +58,6 @@ PINNED: Mapping[str, str] = {
 }
 CONNECT_TIMEOUT = 10  # seconds
 HAS_TRANSACTION_TIMEOUT = 170000
-POOLER = "a pooler stands in between: name the server itself as login_host and login_port in"
 
 ENDPOINT_SPEC: dict[str, Any] = {
     "name": {"type": "str", "required": True},
@@ -120,35 +121,42 @@ class Endpoint:
 
 
 def redact(exc: BaseException) -> str:
-    """Return what an error of PostgreSQL may say aloud: its first line and SQLSTATE, no DETAIL, no CONTEXT, no values.
+    """Return what an error may say aloud: of PostgreSQL's the fault without its text, of an unknown one its place in the program."""
+    if isinstance(exc, MigrationError):
+        return str(exc)
+    if getattr(exc, "pgcode", None):
+        return faults.fault_of(exc).text
+    if IMPORT_ERROR is None and isinstance(exc, psycopg2.Error):
+        return lost(str(exc))
+    return unknown(exc)
 
-    Class 22 messages ("invalid input syntax for type integer: ...") and those of a trigger's RAISE quote values, so only their
-    condition is named.
-    """
-    diag = getattr(exc, "diag", None)
-    state = getattr(exc, "pgcode", None)
-    if state is None:
-        lines = str(exc).strip().splitlines()
-        return lines[0] if lines else type(exc).__name__
-    if state.startswith(("22", "P0")):
-        message = type(exc).__name__
-        column = getattr(diag, "column_name", None)
-    else:
-        message = getattr(diag, "message_primary", None) or type(exc).__name__
-        column = getattr(diag, "column_name", None)
-    where = f" (column {column})" if column else ""
-    return f"{message}{where} [SQLSTATE {state}]"
+
+def told(exc: BaseException) -> str:
+    """Return the line that an error ends a phase with when nobody named its place: where, what, and a next step."""
+    if isinstance(exc, MigrationError):
+        return str(exc)
+    info = getattr(getattr(getattr(exc, "cursor", None), "connection", None), "info", None)
+    where = f"{info.dbname} on {info.host or 'local'}:{info.port}: " if info is not None else ""
+    if getattr(exc, "pgcode", None):
+        fault = faults.fault_of(exc)
+        return f"{where}{fault.text}; {fault.step}"
+    if IMPORT_ERROR is None and isinstance(exc, psycopg2.Error):
+        return f"{where}{redact(exc)}; {faults.LOST_STEP}"
+    return f"{unknown(exc)}; mend that on the runner, then run this again" if isinstance(exc, OSError) else unknown(exc)
 
 
 @contextlib.contextmanager
 def database_errors(place: str, doing: str) -> Iterator[None]:
-    """Turn an error of PostgreSQL into a MigrationError that names the place and what was being done."""
+    """Turn an error of PostgreSQL into a DatabaseError that names the place, what was being done, and a next step."""
     if IMPORT_ERROR is not None:
         raise MigrationError(_no_driver())
     try:
         yield
     except psycopg2.Error as exc:
-        raise MigrationError(f"{place}: {doing}: {redact(exc)}") from exc
+        if exc.pgcode:
+            fault = faults.fault_of(exc)
+            raise DatabaseError(f"{place}: {doing}", fault.text, fault.step, fault.state, fault.names) from exc
+        raise DatabaseError(f"{place}: {doing}", redact(exc), faults.LOST_STEP) from exc
 
 
 def _no_driver() -> str:
@@ -170,6 +178,7 @@ def connect(
     """
     if IMPORT_ERROR is not None:
         raise MigrationError(_no_driver())
+    faults.know((endpoint.dbname, endpoint.user, endpoint.session_role, endpoint.schema))
     pinned = {name: value for name, value in PINNED.items() if name not in unpinned}
     chosen = {**pinned, "search_path": _search_path(endpoint.schema), **(settings or {})}
     if readonly:
@@ -199,8 +208,8 @@ def connect(
             keepalives_count=3,
         )
     except psycopg2.Error as exc:
-        cause = " ".join(str(exc).split())
-        raise MigrationError(f"cannot connect to {endpoint.place}: {cause}; {_step(cause)} host_vars/{endpoint.name}") from exc
+        fault, step = why(str(exc))
+        raise MigrationError(f"cannot connect to {endpoint.place}: {fault}; {step} host_vars/{endpoint.name}") from exc
     if connection.info.parameter_status("IntervalStyle") != PINNED["IntervalStyle"]:  # the server reports it by itself; nobody has it by default
         connection.close()
         raise MigrationError(f"{endpoint.place}: the settings that a session must have did not arrive at the server; {POOLER} host_vars/{endpoint.name}")
@@ -210,15 +219,6 @@ def connect(
             rows(connection, "SET transaction_timeout = 0")
     connection.autocommit = autocommit
     return connection
-
-
-def _step(cause: str) -> str:
-    """Return what helps against libpq's words."""
-    if "startup parameter" in cause:
-        return POOLER
-    if "Is the server running" in cause or "refused" in cause:
-        return "start the server, or correct login_host and login_port in"
-    return "check login_* and ssl_* in"
 
 
 def _search_path(schema: str) -> str:

@@ -82,7 +82,7 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
         except MigrationError as exc:
             if not about_rows(exc):
                 raise
-            message, step = f"cannot be compared with rows of the service's own ({said(exc, unique.name)})", "compare them by hand, or simplify the index"
+            message, step = f"cannot be compared with rows of the service's own ({said(exc)})", "compare them by hand, or simplify the index"
             findings.append(Finding(STOP, unique.place, "collision", message, step, target.name, ", ".join(unique.columns)))
     return findings
 

@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 
 from ..checks.findings import STOP, WARN, Finding
-from ..checks.sql_errors import LOCKED, state
+from ..checks.sql_errors import said, state
 from ..context import Context
 from ..contract.model import Contract, TableSpec
 from ..errors import MigrationError
 from ..postgres import driver
+from ..postgres.faults import LOCKED
 from ..postgres.quote import ident
 from ..schema import catalog, ddl
 from ..schema.catalog import FoundTable
@@ -103,7 +104,7 @@ def _differences(connection: driver.Connection, contract: Contract, *, building:
     except MigrationError as exc:
         if state(exc) == LOCKED:
             raise
-        findings.append(Finding(STOP, contract.service, "drift", str(exc).partition(UNCHANGED)[0], step))
+        findings.append(Finding(STOP, contract.service, "drift", said(exc).partition(UNCHANGED)[0], step))
     return findings
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from ..checks import foreign_key_checks, quarantine, row_accounting, source_catalog
 from ..checks.findings import INFO, STOP, WARN, Finding, ordered, stops
 from ..checks.row_checks import scanned as scanned_parts
-from ..checks.sql_errors import explained
 from ..context import Context
 from ..errors import MigrationError
 from ..postgres import driver
@@ -76,13 +75,7 @@ class Report:
 
 def run(context: Context, options: Options, live: records.Migration | None, progress: Progress | None = None) -> Report:
     """Return what preflight finds; MigrationError when a database cannot be reached."""
-    try:
-        return _run(context, options, live, progress or Progress(None))
-    except MigrationError as exc:
-        raise explained(exc) from exc.__cause__
-
-
-def _run(context: Context, options: Options, live: records.Migration | None, progress: Progress) -> Report:
+    progress = progress or Progress(None)
     clock: dict[str, float] = {}
     started = time.monotonic()
 

@@ -147,7 +147,7 @@ def _one_by_one(connection: driver.Connection, scan: PartScan) -> tuple[int, lis
         except MigrationError as exc:
             if state(exc).startswith("22") and any(item.count is None and item.keys for item in findings.values()):
                 continue  # it reads the value that cannot be made, and whose row is named
-            message, step = f"{check.message}: the source cannot tell ({said(exc, check.column)})", "simplify the constraint or the mapping"
+            message, step = f"{check.message}: the source cannot tell ({said(exc)})", "simplify the constraint or the mapping"
             findings[check.column] = Finding(STOP, check.place, check.rule, message, step, scan.target.name, check.column)
     try:
         with driver.database_errors(scan.part.label, "counting its rows"):
@@ -163,7 +163,7 @@ def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str,
     place = (values.cell.place if values else "") or scan.part.label
     what, column = (f"make {values.cell.type} of it", name) if values else (f"compute the index {name}", "")
     if not values and state(error).startswith(("42", "3F")):  # something that it does not know, or that is in no schema of its own
-        message, step = f"the source cannot tell whether the index {name} can be built ({said(error, name)})", "make sure that it holds for every row"
+        message, step = f"the source cannot tell whether the index {name} can be built ({said(error)})", "make sure that it holds for every row"
         return Finding(WARN, place, "type", message, step, scan.target.name)
     rule = _RAISED.get(state(error), "type")
     low, high = 0, int(driver.scalar(connection, f"SELECT count(*) FROM {scan.base}"))
@@ -178,7 +178,7 @@ def _culprit(connection: driver.Connection, scan: PartScan, name: str, sql: str,
             high = middle
     keys = driver.rows(connection, f"SELECT {scan.part.key_text} FROM {scan.base} ORDER BY {scan.order} OFFSET {low} LIMIT 1")
     return Finding(
-        STOP, place, rule, f"at least one row: the source cannot {what} ({said(error, name)})",
+        STOP, place, rule, f"at least one row: the source cannot {what} ({said(error)})",
         "correct the rows in the source, or write an expression that holds for every row", scan.target.name, column, None, tuple(str(row[0]) for row in keys),
     )  # fmt: skip
 
@@ -215,7 +215,7 @@ def _duplicates(connection: driver.Connection, unique: Unique) -> list[Finding]:
     except MigrationError as exc:
         if not about_rows(exc):
             raise
-        cause = said(exc, f"looking for duplicates of {unique.name}")
+        cause = said(exc)
         message, step = f"the source cannot tell whether {unique.name} would be unique ({cause})", "simplify the index, or correct the rows"
         return [Finding(STOP, unique.place, "unique", message, step, unique.target.name, ", ".join(unique.columns))]
 

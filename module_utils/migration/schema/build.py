@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..contract.model import Contract
-from ..errors import MigrationError
+from ..errors import DatabaseError, MigrationError
 from ..postgres import driver
 from ..postgres.quote import literal
 from . import catalog, ddl
@@ -26,6 +26,7 @@ from .indexes import plan_index
 
 KINDS = ("primary_key", "unique", "index", "check", "foreign_key")
 _BUSY = ("55P03", "40P01")  # lock_not_available, deadlock_detected
+_STILL = "still locked"
 _EXISTS = ("42P07", "42710")  # duplicate_table, duplicate_object: another run was faster
 
 
@@ -97,8 +98,8 @@ def build(
         try:
             run(endpoint, contract, actions, chosen, note)
             break
-        except MigrationError as exc:
-            if _state(exc) not in (*_EXISTS, *_BUSY) or attempt == 2 or "still locked" in str(exc):
+        except DatabaseError as exc:
+            if exc.state not in (*_EXISTS, *_BUSY) or attempt == 2 or exc.step.startswith(_STILL):
                 raise
             # Otherwise a killed run's server process finished its index meanwhile, or a CONCURRENTLY lost a deadlock: plan again.
     return Outcome(tuple(made), time.monotonic() - started)
@@ -259,24 +260,19 @@ def _run_step(connection: driver.Connection, place: str, task: _Task, options: O
             with driver.database_errors(place, doing):
                 driver.rows(connection, step.sql)
             return
-        except MigrationError as exc:
-            if _state(exc) == "23505":
-                raise MigrationError(f"{exc}; two rows have the same key: run playbooks/preflight.yml, which names them") from exc.__cause__
-            if _state(exc) == "23503":
-                raise MigrationError(f"{exc}; a row refers to one that is not there: run playbooks/validate.yml, which names it") from exc.__cause__
-            if _state(exc) not in _BUSY or not step.transactional:
+        except DatabaseError as exc:
+            if exc.state == "23505":
+                raise exc.instead("two rows have the same key: run playbooks/preflight.yml, which names them") from exc.__cause__
+            if exc.state == "23503":
+                raise exc.instead("a row refers to one that is not there: run playbooks/validate.yml, which names it") from exc.__cause__
+            if exc.state not in _BUSY or not step.transactional:
                 raise
             if attempt == options.lock_tries:
-                raise MigrationError(
-                    f"{exc}; still locked after {attempt} tries of {options.lock_timeout}: see pg_locks for who holds {', '.join(task.action.tables)},"
+                raise exc.instead(
+                    f"{_STILL} after {attempt} tries of {options.lock_timeout}: see pg_locks for who holds {', '.join(task.action.tables)},"
                     " end that session and run again"
-                ) from exc
+                ) from exc.__cause__
         time.sleep(min(0.2 * attempt, 5.0))
-
-
-def _state(exc: BaseException) -> str | None:
-    """Return the SQLSTATE of the error of PostgreSQL behind a MigrationError."""
-    return getattr(exc.__cause__, "pgcode", None)
 
 
 # Undo.

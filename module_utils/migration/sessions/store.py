@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,37 @@ _WRAPPED = {
     "-OOM ": _FULL,
     "-READONLY ": "give its primary, then run playbooks/sessions.yml again",
     "The user executing the script can't run": "docs/sessions.md lists what the ACL user needs",
+}
+
+_CODE = re.compile(r"-?([A-Z]{3,20})\b")  # WRONGTYPE, MISCONF, ...
+_SAID = {
+    "unknown command": "it does not know a command",
+    "Connection refused": "connection refused",
+    "certificate verify failed": "certificate verify failed",
+    "doesn't match": "the certificate names another host",
+    "not valid for": "the certificate names another host",
+    "Name or service not known": "the host's name is not known",
+    "not known": "the host's name is not known",
+    "timed out": "no answer in time",
+    "Timeout": "no answer in time",
+    "No route to host": "no way leads to the host",
+    "closed by server": "the server closed the connection",
+    "Connection reset": "the server closed the connection",
+    "SSL": "TLS failed",
+    "No master found": "the sentinels know no primary of that name",
+    "Redis is loading": "it is loading its data",
+    "LOADING": "it is loading its data",
+    "CLUSTERDOWN": "the cluster is down",
+    "cluster mode is not enabled": "it is no cluster",
+    "cluster support disabled": "it is no cluster",
+    "cannot be connected": "no node of the cluster answers",
+    "MISCONF": "it cannot write its own snapshot and refuses writes",
+    "MASTERDOWN": "its primary is down",
+    "-OOM": "its memory is full",
+    "NOPERM": "the ACL user lacks a right",
+    "can't run": "the ACL user lacks a right",
+    "READONLY": "it is a replica and read-only",
+    "max number of clients": "it has no connection free",
 }
 
 STORE_SPEC: dict[str, Any] = {
@@ -235,7 +267,7 @@ class Store:
         except redis.exceptions.AuthenticationError as exc:
             raise MigrationError(f"{place}: it refuses our login; check session_store_username and session_store_password") from exc
         except redis.exceptions.NoPermissionError as exc:
-            raise MigrationError(f"{place}: {doing}: {_line(exc)}; docs/sessions.md lists what the ACL user needs") from exc
+            raise MigrationError(f"{place}: {doing}: the ACL user lacks a right; docs/sessions.md lists what the ACL user needs") from exc
         except redis.exceptions.OutOfMemoryError as exc:
             raise MigrationError(f"{place}: {doing}: {_FULL}") from exc
         except redis.exceptions.ReadOnlyError as exc:
@@ -328,6 +360,9 @@ def _client(options: StoreOptions) -> Any:
 
 
 def _line(exc: BaseException | None) -> str:
-    lines = str(exc).strip().splitlines()
-    # An unknown command is quoted with its arguments, among them a password.
-    return lines[0].partition(", with args")[0] if lines else type(exc).__name__
+    """Return what an error of the store may say: words of this file and the server's error code, for its text quotes what it was sent."""
+    text = str(exc)
+    if said := next((words for sign, words in _SAID.items() if sign.lower() in text.lower()), ""):
+        return said
+    code = _CODE.match(text)
+    return f"{type(exc).__name__}, code {code[1]} (its text is not shown)" if code else f"{type(exc).__name__} (its text is not shown)"

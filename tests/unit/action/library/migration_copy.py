@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
 from pathlib import Path
 
-from ansible.module_utils.basic import AnsibleModule
-
+from ..module_utils.migration.module import MigrationModule
 from ..module_utils.migration.progress import Progress
 
 
@@ -27,13 +27,14 @@ def lose_the_machine() -> None:
 
 def main() -> None:
     """Make progress for some seconds."""
-    module = AnsibleModule(
+    module = MigrationModule(
         argument_spec={
             "progress_file": {"type": "path"},
             "fail": {"type": "bool", "default": False},
             "seconds": {"type": "float", "default": 2},
             "die": {"type": "bool", "default": False},
             "size": {"type": "int", "default": 0},
+            "token": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -48,7 +49,8 @@ def main() -> None:
             lose_the_machine()
     if module.params["fail"]:
         module.fail_json(msg="bad")
-    module.exit_json(changed=True, checked=module.check_mode, more="x" * module.params["size"])
+    digest = hashlib.sha256((module.params["token"] or "").encode()).hexdigest()
+    module.exit_json(changed=True, checked=module.check_mode, digest=digest, more="x" * module.params["size"])
 
 
 if __name__ == "__main__":
