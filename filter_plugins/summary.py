@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,12 @@ _HEAD = ("table", "source rows", "target rows", "differences", "seconds", "rows/
 _RUNNING = ("table", "done", "rows", "of about", "rows/s now", "time left")
 
 
-def migration_summary(status: Mapping[str, Any], inventory: str = "", report: str = "", root: str = "/", hints: Sequence[str] = ()) -> str:
+def migration_summary(status: Mapping[str, Any], inventories: Sequence[str] = (), report: str = "", root: str = "/", hints: Sequence[str] = ()) -> str:
     """Return the status as text: the phases, the tables, the limits, what to do next; `hints` only when all is proven.
 
     Paths below the project's `root` are shown relative to it.
     """
-    lines = [(f"{_near(inventory, root)}: " if inventory else "") + _headline(status)]
+    lines = [(f"{' and '.join(_near(item, root) for item in inventories)}: " if inventories else "") + _headline(status)]
     lines += [f"  {item['phase']:<10} {_outcome(item):<12} {item['when']}  {item.get('remark', '')}" for item in status["phases"]]
     if any(_old(item) for item in status["phases"]):
         lines.append("  (old): of a migration before this one")
@@ -31,11 +32,16 @@ def migration_summary(status: Mapping[str, Any], inventory: str = "", report: st
         lines += ["", *(_running(tables) if _unfinished(tables) else _closing(tables))]
     if report and status["run_id"]:
         lines += ["", f"Report: {_near(report, root)}"]
-    where = f" -i {_near(inventory, root)}" if inventory else ""
+    where = f" {inventory_arguments(inventories, root)}" if inventories else ""
     lines += ["", f"Next: {playbook_command(root)} {status['next']['command']}{where}", f"      ({status['next']['why']})"]
     if hints and _proven(tables, status["phases"]):
         lines += ["", "Or try:", *(f"  {hint}" for hint in hints)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def inventory_arguments(inventories: Sequence[str], root: str) -> str:
+    """Return `-i` with each inventory of this run, as it is to be typed in the project's `root`."""
+    return " ".join(f"-i {shlex.quote(_near(item, root))}" for item in inventories)
 
 
 def playbook_command(root: str) -> str:
@@ -55,6 +61,9 @@ def _bookkeeping(item: Mapping[str, Any]) -> bool:
 
 
 def _near(path: str, root: str) -> str:
+    """Return a path as it is typed in `root`; a list of hosts (`a,b`) is no path."""
+    if "," in path:
+        return path
     near = os.path.relpath(path, root)
     return os.path.normpath(path) if near.startswith("..") else near
 
@@ -162,4 +171,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"migration_summary": migration_summary, "playbook_command": playbook_command}
+        return {"migration_summary": migration_summary, "inventory_arguments": inventory_arguments, "playbook_command": playbook_command}

@@ -17,7 +17,7 @@ description:
   - Adds each primary key when its table's last chunk is in, and settles what changed in the source between two snapshots.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   runner:
     description: The name of this runner in the ledger.

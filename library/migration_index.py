@@ -16,7 +16,7 @@ description:
   - What exists and is equal, under whatever name, is left. An invalid index that a killed run left is dropped and built again.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   service:
     description: The service whose database is meant, the name of its inventory host.

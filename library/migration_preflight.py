@@ -16,8 +16,8 @@ description:
   - Reads the source and the targets; writes the outcome, and the planned migration, into the control database only.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
-  - edulink.migration.session_store
+  - connections
+  - session_store
 options:
   store:
     description: The session store; left out, it is not looked at.

@@ -16,7 +16,7 @@ description:
   - The duration and the result are recorded in the real control database.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   stage:
     description: V(begin) makes the copies, V(damage) breaks them, V(check) compares them after the rollback, V(finish) judges, records and drops.

@@ -15,7 +15,7 @@ description:
     with what depends on them, and leave C(migration.rejects).
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   quarantine_cap:
     description: Above this many quarantined rows the release stops.

@@ -16,7 +16,7 @@ description:
   - Once the cutover has passed, the services own their rows; nothing is written then unless O(insert_missing) asks for the missing ones.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   max_rows:
     description: How many rows may change at most; more is an error before anything is written.

@@ -17,7 +17,7 @@ description:
   - A report tells what is and never counts as a change. Before there is a migration it tells the last preflight; without that nothing is written.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   folder:
     description: The environment's artifacts folder on the controller; the action plugin takes it.

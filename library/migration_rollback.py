@@ -18,7 +18,7 @@ description:
   - Can be interrupted anywhere and run again. O(stage=close) ends the migration when every service is back.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   stage:
     description: V(services) rolls the services back, V(close) ends the migration afterwards.

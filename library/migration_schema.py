@@ -17,7 +17,7 @@ description:
   - Keys and indexes are made after the load by C(migration_index).
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   service:
     description: The service whose database is meant, the name of its inventory host.

@@ -15,7 +15,7 @@ description:
   - The session key is written as its sha256 only. The rest is personal data, so the file is made for its owner alone.
   - Deletes nothing unless O(delete) is the number of rows that are archived and still there.
 author: The Edulink migration project (@edulink)
-extends_documentation_fragment: edulink.migration.connections
+extends_documentation_fragment: connections
 options:
   folder:
     description: Where the files go.

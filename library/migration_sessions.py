@@ -18,8 +18,8 @@ description:
   - Never unpickles. Session keys are reported as a short hash only.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
-  - edulink.migration.session_store
+  - connections
+  - session_store
 options:
   state:
     description:

@@ -18,7 +18,7 @@ description:
   - With O(proof) every dump is restored into a scratch database, compared with the manifest in rows, content and definitions, and dropped.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   snapshot_dir:
     description: The folder of all snapshots, on the runner. A snapshot holds personal data; its folders have mode 0700.

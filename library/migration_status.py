@@ -15,7 +15,7 @@ description:
     and at any other time, also when nothing exists yet. Writes nothing.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 requirements:
   - psycopg2
 attributes:

@@ -18,7 +18,7 @@ description:
   - Changes nothing in the source or the targets; the outcome is kept in the control database. Returns the outcome also when it is bad.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
-  - edulink.migration.connections
+  - connections
 options:
   tables:
     description: The targets to compare, as C(service.table); all when not given. A part is no proof of the whole and is recorded as V(partial).

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ authors: [The Edulink migration project]
 license_file: LICENSE
 repository: https://example.invalid/edulink-migration
 """
+FRAGMENTS = "|".join(sorted(path.stem for path in (PROJECT / "plugins" / "doc_fragments").glob("*.py")))
 SOURCES = {"library": "plugins/modules", "module_utils": "plugins/module_utils", "plugins/doc_fragments": "plugins/doc_fragments"}
 
 
@@ -33,6 +35,10 @@ def stage(root: Path) -> Path:
     folder.mkdir(parents=True)
     for source, destination in SOURCES.items():
         shutil.copytree(PROJECT / source, folder / destination, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / "plugins" / "modules").glob("*.py"):  # in a collection a fragment has the collection's name
+        text = path.read_text(encoding="utf-8")
+        named = re.sub(rf"^(extends_documentation_fragment: |  - )({FRAGMENTS})$", rf"\1{NAMESPACE}.{NAME}.\2", text, flags=re.MULTILINE)
+        path.write_text(named, encoding="utf-8")
     (folder / "galaxy.yml").write_text(GALAXY, encoding="utf-8")
     (folder / "meta").mkdir()
     (folder / "meta" / "runtime.yml").write_text("---\nrequires_ansible: '>=2.19.0'\n", encoding="utf-8")

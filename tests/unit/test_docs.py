@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +31,22 @@ def test_links_and_playbooks_exist(path: Path) -> None:
 def test_a_command_to_copy_names_its_inventory(path: Path) -> None:
     commands = re.findall(r"^ansible-playbook playbooks/.*", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert [line for line in commands if " -i inventories/" not in line and "playbooks/lab.yml" not in line] == []
+
+
+def test_ansible_doc_shows_every_module_from_a_clone() -> None:
+    modules = sorted(path.stem for path in (PROJECT / "library").glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "doc", "-t", "module", "-M", "library", "--json", *modules],
+        cwd=PROJECT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    shown = json.loads(done.stdout)
+    assert sorted(shown) == modules, done.stderr
+    options = shown["migration_sessions"]["doc"]["options"]
+    assert {"connections", "store", "secret_key"} <= set(options)  # of both fragments, and its own
 
 
 def test_the_readmes_table_has_every_playbook() -> None:

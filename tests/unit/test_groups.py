@@ -76,6 +76,22 @@ def test_a_phase_that_does_every_service_from_a_runner_refuses_a_limit_to_one(na
         assert (refused in said) is (not narrows and limit != "all:!sessions")
 
 
+@pytest.mark.parametrize("chosen", ["--tags validate", "--skip-tags always", "--start-at-task=Show"])
+def test_a_run_that_leaves_out_tasks_is_refused_before_anything(chosen: str) -> None:
+    for name in ("validate.yml", "site.yml") if chosen == "--tags validate" else ("rollback.yml",):
+        status, said = command(*chosen.split(), f"playbooks/{name}")
+        assert status != 0
+        assert f"{chosen.replace('=', ' ')} leaves out tasks, and a phase is done as a whole or not at all; nothing was begun." in said
+        assert "TASK" not in said
+
+
+def test_every_playbook_refuses_it_and_no_play_follows_the_strategy_of_the_environment() -> None:
+    for path in (PROJECT / "playbooks").glob("*.yml"):
+        plays = [play for play in yaml.safe_load(path.read_text(encoding="utf-8")) if "hosts" in play]
+        assert [play["name"] for play in plays if play.get("strategy") != "linear"] == []
+        assert path.stem == "site" or "whole_run" in plays[0]["hosts"], path.name
+
+
 def test_a_mistyped_inventory_is_an_error(tmp_path: Path) -> None:
     assert play(tmp_path, ["runners"], "-i", "inventories/prd")[0] != 0
 

@@ -301,7 +301,8 @@ def shown(**changed: Any) -> list[str]:
         "next": {"command": "playbooks/x.yml", "why": "because"},
         **changed,
     }
-    return load_filter().migration_summary(state, inventory="/p/inventories/lab", report="/p/artifacts/r.html", root="/p", hints=["a hint"]).splitlines()
+    inventories = ["/p/inventories/lab", "/q/my hosts.yml"]
+    return load_filter().migration_summary(state, inventories=inventories, report="/p/artifacts/r.html", root="/p", hints=["a hint"]).splitlines()
 
 
 def test_the_closing_table_has_rows_differences_seconds_and_a_total() -> None:
@@ -309,7 +310,7 @@ def test_the_closing_table_has_rows_differences_seconds_and_a_total() -> None:
     assert [line.split() for line in lines if line.startswith("svc.t")] == [["svc.t", "10", "10", "0", "2.00", "5"]]
     assert [line.split()[-5:] for line in lines if line.startswith("total")] == [["10", "10", "0", "2.00", "5"]]
     assert "Report: artifacts/r.html" in lines
-    assert any(line.startswith("Next: ") and line.endswith("ansible-playbook playbooks/x.yml -i inventories/lab") for line in lines)
+    assert any(line.startswith("Next: ") and line.endswith("ansible-playbook playbooks/x.yml -i inventories/lab -i '/q/my hosts.yml'") for line in lines)
     assert "  a hint" in lines
 
 
@@ -324,7 +325,7 @@ def test_a_transfer_under_way_shows_percent_and_time_left() -> None:
 
 
 def test_the_first_line_names_the_inventory_which_without_i_is_the_lab() -> None:
-    assert shown()[0].startswith("inventories/lab: Migration r1 is open (")
+    assert shown()[0].startswith("inventories/lab and /q/my hosts.yml: Migration r1 is open (")
     assert shown(run_id="")[0] == "inventories/lab: No migration has begun."
 
 
