@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -123,7 +125,11 @@ class Ended(Exception):
 
 
 @pytest.mark.parametrize("kind", ["raised", "bug", "lost"])
-def test_a_module_ends_with_one_line_and_no_error_behind_it(users: Endpoint, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_module_ends_with_one_line_and_no_error_behind_it(
+    users: Endpoint, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     trigger(users, f"{RAISE}, ERRCODE = '23505'")
 
     def work(_module: object) -> dict[str, object]:
@@ -136,8 +142,6 @@ def test_a_module_ends_with_one_line_and_no_error_behind_it(users: Endpoint, kin
         return {}
 
     def fail_json(**result: object) -> None:
-        import sys
-
         assert sys.exc_info() == (None, None, None)  # a traceback would show it
         raise Ended(json.dumps(result))
 
