@@ -85,8 +85,12 @@ bench-rollback: $(READY) ## seconds of snapshot, proof and rollback (BENCH_USERS
 docs: $(READY) ## write the options of every role to docs/options.md
 	@python -m tests.lint.options
 
-lock: $(READY) ## lock requirements.in with hashes, for every supported Python
-	@uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 requirements.in -o requirements.txt
+LOCK := uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11
+
+lock: $(READY) ## lock the requirements with hashes, for every supported Python
+	@$(LOCK) requirements.in -o requirements.txt
+	@$(LOCK) requirements-runner.in -c requirements.txt -o requirements-runner.txt
+	@$(LOCK) requirements-setup.in -o requirements-setup.txt
 
 clean: ## delete the lab and .venv; artifacts stay
 	@if [ -x $(VENV)/bin/ansible-playbook ]; then $(PLAY) playbooks/lab.yml -e lab_state=absent; fi

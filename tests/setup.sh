@@ -25,7 +25,7 @@ fi
 echo "setup: installing the locked requirements into $venv with $("$python" --version) ..."
 with_pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 uv=$(command -v uv || true)
-if [ -z "$uv" ] && with_pip uv; then
+if [ -z "$uv" ] && with_pip --require-hashes -r requirements-setup.txt; then
     uv="$venv/bin/uv"
 fi
 # uv reads none of pip's settings (a certificate, another index), so where it fails pip still may not.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ class ActionModule(action_loader.get("live_progress", class_only=True)):  # type
         result["path"] = ""
         if result.get("failed") or self._task.check_mode or not result.get("run_id") or not self._task.args.get("folder"):
             return result
-        folder = Path(self._task.args["folder"]) / str(result["run_id"])
+        root, name = Path(self._task.args["folder"]), str(result["run_id"])
+        if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,39}", name):  # it comes from a runner, and becomes a folder here
+            fault = f"the runner names the migration {name[:60]!r}, which is no name for a folder of {root}; look at the control database and the runner"
+            return {**result, "failed": True, "msg": fault}
+        folder = root / name
         try:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             _replace(folder / "report.json", json.dumps(report, indent=1) + "\n")

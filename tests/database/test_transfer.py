@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import multiprocessing
@@ -24,6 +25,7 @@ from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.model import Policy
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect
+from ansible.module_utils.migration.postgres.quote import literal
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.repair import reconcile
 from ansible.module_utils.migration.schema import build, ddl
@@ -34,6 +36,7 @@ from ansible.module_utils.migration.transfer import file_transfer, id_map_csv
 from ansible.module_utils.migration.transfer import run as transfer
 from ansible.module_utils.migration.validate import run as validate
 
+from tests.conftest import execute
 from tests.mutation.world import NAMESPACE, PLAN_TIME, SERVICES, fill, read_plan
 
 RUN_ID = "test-run"
@@ -115,6 +118,12 @@ def test_the_id_map_is_exported_whole_for_its_owner_alone(world: Context, tmp_pa
     assert len(lines) == sum(count for name, count in expected(world).items() if name.endswith(".id_map"))
     assert all(ids.compute(ids.prefix(NAMESPACE, entity), [int(key)]) == uuid.UUID(value) for entity, key, value in lines)
     assert {entity for entity, _, _ in lines} == {"users", "permissions", "groups", "companies", "institutions"}
+    service = next(name for name in world.plan.services if name in written)
+    keys = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(1)", "\t=1", "-7", "plain"]
+    execute(world.targets[service], *(f"INSERT INTO migration.id_map VALUES ('texts', {literal(key)}, gen_random_uuid())" for key in keys))
+    with open(id_map_csv.export(world, tmp_path / "run")[service], encoding="utf-8", newline="") as stream:
+        shown = [row["source_key"] for row in csv.DictReader(stream) if row["entity"] == "texts"]
+    assert shown == [f"'{key}" for key in keys[:5]] + keys[5:], "a spreadsheet takes no key for a formula"
 
 
 def test_the_size_of_chunks_and_the_number_of_workers_do_not_change_the_result(world: Context, databases: Callable[..., Endpoint]) -> None:
@@ -353,7 +362,10 @@ def test_the_way_by_files_gives_the_same_and_refuses_a_damaged_missing_or_foreig
     wanted = content(world)
     start_over(world)
     folder = tmp_path / "files"
+    before = os.umask(0)
     manifest, written = file_transfer.export_files(world, PLAN_TIME, folder, options(), Progress(None))
+    os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}, "rows hold personal values"
     assert written
     assert not file_transfer.export_files(world, PLAN_TIME, folder, options(), Progress(None))[1]
     assert folder.stat().st_mode & 0o777 == 0o700

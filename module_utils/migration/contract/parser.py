@@ -37,4 +37,4 @@ __all__ = [
 def require_parser() -> None:
     """Raise MigrationError when pglast is not installed here."""
     if _MISSING is not None:
-        raise MigrationError(f"pglast is missing on the controller ({_MISSING}); install the packages of requirements.txt there")
+        raise MigrationError(f"pglast is missing on the controller ({_MISSING}); install the packages of requirements-runner.txt there")

@@ -254,4 +254,5 @@ def _walked(scratch: Context, options: RehearseOptions) -> list[tuple[str, str |
     with contextlib.closing(control.connect(scratch.control, readonly=True)) as records:
         if driver.scalar(records, "SELECT to_regclass('migration.migrations')") is None:
             return []
-        return [(str(run_id), snapshot) for run_id, snapshot in driver.rows(records, "SELECT run_id, snapshot FROM migration.migrations")]
+        walked = driver.rows(records, "SELECT run_id, snapshot FROM migration.migrations")
+        return [(control.checked_run_id(str(run_id)), snapshot) for run_id, snapshot in walked]

@@ -11,6 +11,7 @@ stay. Every phase adds records (kind, outcome, detail); nothing here is ever del
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,11 +22,12 @@ from ..postgres import driver
 
 APPLICATION_NAME = "edulink-migration control"
 
+_RUN_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,39}")
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS migration;
 CREATE TABLE IF NOT EXISTS migration.migrations (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    run_id text NOT NULL UNIQUE,
+    run_id text NOT NULL UNIQUE CONSTRAINT run_id_is_a_name CHECK (run_id ~ '^[0-9A-Za-z][0-9A-Za-z_-]{0,39}$'),
     state text NOT NULL CHECK (state IN ('planned', 'open', 'rolled_back', 'finished')),
     plan_digest text NOT NULL,
     namespace_fingerprint text NOT NULL,
@@ -48,6 +50,16 @@ CREATE INDEX IF NOT EXISTS records_kind ON migration.records (kind, id);
 """
 
 
+def checked_run_id(run_id: str) -> str:
+    """Return a run id that may name a folder, a schema and a database; MigrationError for what somebody else has written there."""
+    if not _RUN_ID.fullmatch(run_id):
+        raise MigrationError(
+            "the control database holds a migration whose run_id is no name (letters, digits, - and _, at most 40), so nothing is read or written under it;"
+            " this program never writes such a one: find out who did, and correct migration.migrations"
+        )
+    return run_id
+
+
 @dataclass(frozen=True)
 class Migration:
     """One attempt to carry the monolith over; `plan_time` is a UTC timestamp as PostgreSQL writes it."""
@@ -60,6 +72,9 @@ class Migration:
     plan_time: str
     snapshot: str | None
     opened_at: datetime
+
+    def __post_init__(self) -> None:
+        checked_run_id(self.run_id)
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ def newest(connection: driver.Connection) -> Migration | None:
 
 def run_ids(connection: driver.Connection) -> list[str]:
     """Return the names of all migrations, the newest first."""
-    return [str(run_id) for (run_id,) in driver.rows(connection, "SELECT run_id FROM migration.migrations ORDER BY id DESC")]
+    return [checked_run_id(str(run_id)) for (run_id,) in driver.rows(connection, "SELECT run_id FROM migration.migrations ORDER BY id DESC")]
 
 
 def plan(connection: driver.Connection, plan_digest: str, namespace_fingerprint: str) -> Migration:

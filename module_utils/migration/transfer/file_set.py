@@ -86,7 +86,8 @@ class Manifest:
         data["sha256"] = _digest_of(data)
         partial = folder / f"{MANIFEST}.partial"
         with writing(partial):
-            partial.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+            with open(partial, "w", encoding="utf-8", opener=owners) as stream:
+                stream.write(json.dumps(data, indent=1) + "\n")
             os.replace(partial, folder / MANIFEST)
 
 
@@ -164,6 +165,11 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def owners(path: str, flags: int) -> int:
+    """Open a file that is its owner's alone from its first byte on; an `opener` for open()."""
+    return os.open(path, flags, 0o600)
+
+
 def prepare(folder: Path) -> None:
     """Empty the folder of what an unfinished export left, and keep it to its owner; MigrationError when anything else is in it."""
     with _usable(folder):
@@ -188,7 +194,8 @@ def writing(path: Path) -> Iterator[None]:
 def write_rejects(path: Path, kept_out: Rejects) -> Piece:
     """Write the rows that are kept out; return what the manifest says of the file."""
     with writing(path):
-        path.write_bytes(gzip.compress(json.dumps(kept_out).encode(), mtime=0))
+        with open(path, "wb", opener=owners) as stream:
+            stream.write(gzip.compress(json.dumps(kept_out).encode(), mtime=0))
         return piece_of(path, len(kept_out))
 
 

@@ -35,7 +35,7 @@ from ..upsert.upsert import staged
 from . import run as transfer
 from .chunks import Unit, numbered, plan_chunks, units
 from .completion import Closing, finished
-from .file_set import MANIFEST, REJECTS, Entry, Manifest, Piece, alone, piece_of, prepare, read_rejects, whole, write_rejects, writing
+from .file_set import MANIFEST, REJECTS, Entry, Manifest, Piece, alone, owners, piece_of, prepare, read_rejects, whole, write_rejects, writing
 from .primary_keys import add_all
 from .worker import without
 
@@ -183,7 +183,11 @@ def _export_all(
 def _export_part(context: Context, source: driver.Connection, part: Part, chunk: ledger.Chunk, keys: Sequence[str], path: Path) -> Piece:
     select = without(part, part.select(context.source.schema, between(chunk.low, chunk.high, nulls=chunk.nulls)), keys)
     with writing(path):
-        with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream, source.cursor() as cursor:
+        with (
+            open(path, "wb", opener=owners) as raw,
+            gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream,
+            source.cursor() as cursor,
+        ):
             cursor.copy_expert(f"COPY ({select}) TO STDOUT (FORMAT binary)", stream, size=_BLOCK)
             rows = int(cursor.rowcount)
         return piece_of(path, rows)

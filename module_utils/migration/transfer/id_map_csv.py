@@ -11,8 +11,14 @@ from pathlib import Path
 from ..context import Context
 from ..errors import MigrationError
 from ..postgres.driver import database_errors
+from .file_set import owners
 
 APPLICATION_NAME = "edulink-migration id map"
+# A text key may begin as a formula does, and a spreadsheet would run it: an apostrophe makes it text there (OWASP, "CSV Injection").
+_COPY = r"""
+COPY (SELECT entity, CASE WHEN source_key ~ '^[=+@\t\r-]' AND source_key !~ '^-[0-9.]+$' THEN '''' || source_key ELSE source_key END AS source_key, id
+FROM migration.id_map) TO STDOUT (FORMAT csv, HEADER)
+"""
 
 
 def export(context: Context, folder: Path) -> dict[str, str]:
@@ -28,10 +34,10 @@ def export(context: Context, folder: Path) -> dict[str, str]:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with (
                 database_errors(context.targets[service].place, "exporting the id map"),
-                open(partial, "wb", opener=_owners) as handle,
+                open(partial, "wb", opener=owners) as handle,
                 connection.cursor() as cursor,
             ):
-                cursor.copy_expert("COPY (SELECT entity, source_key, id FROM migration.id_map) TO STDOUT (FORMAT csv, HEADER)", handle, size=1 << 20)
+                cursor.copy_expert(_COPY, handle, size=1 << 20)
             os.replace(partial, path)
         except OSError as exc:
             raise MigrationError(f"{path}: the id map cannot be written: {exc.strerror}; set migration_artifacts_dir to a folder with room") from exc
@@ -40,8 +46,3 @@ def export(context: Context, folder: Path) -> dict[str, str]:
             partial.unlink(missing_ok=True)
         written[service] = str(path)
     return written
-
-
-def _owners(path: str, flags: int) -> int:
-    """Open a file that is its owner's from its first byte on."""
-    return os.open(path, flags, 0o600)

@@ -97,7 +97,8 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
     hashers = django_hashers() if accounts else None
     if accounts and hashers is None:
         return Canaries(
-            len(accounts), (), unavailable="canaries not checked: Django is missing on this runner; install requirements.txt there, or empty validate_canaries"
+            len(accounts), (), unavailable="canaries not checked: Django is missing on this runner;"
+            " install requirements-runner.txt there, or empty validate_canaries"
         )
     found = context.plan.account(USERS)
     password = found[0].column("password") if found else None
