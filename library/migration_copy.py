@@ -281,7 +281,7 @@ def _export_only(context: Context, params: dict[str, Any], plan_time: str, optio
 def _options(params: dict[str, Any]) -> Options:
     limits = Limits.from_params(params["limits"])
     if params["workers"] < 1 or params["chunk_rows"] < 1:
-        raise MigrationError("workers and chunk_rows must be 1 or more")
+        raise MigrationError("migrate_workers and migrate_chunk_rows must be 1 or more; set them so")
     return Options(
         runner=params["runner"],
         workers=params["workers"],

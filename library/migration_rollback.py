@@ -138,7 +138,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     context = Context.from_params(params, module.check_mode)
     if params["jobs"] < 1:
-        raise MigrationError("rollback_jobs must be 1 or more")
+        raise MigrationError("rollback_jobs must be 1 or more; set it so")
     os.umask(0o077)
     options = RollbackOptions(
         scope=params["scope"],

@@ -199,7 +199,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     context = Context.from_params(params, module.check_mode)
     if params["jobs"] < 1:
-        raise MigrationError("snapshot_jobs must be 1 or more")
+        raise MigrationError("snapshot_jobs must be 1 or more; set it so")
     os.umask(0o077)
     options = TakeOptions(
         root=Path(params["snapshot_dir"]).resolve(),

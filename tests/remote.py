@@ -151,6 +151,18 @@ def wait_for(log: Path, pattern: str, running: subprocess.Popen[bytes], seconds:
         time.sleep(0.1)
 
 
+def secrets_on_disk(folder: Path, inventory: Path) -> list[str]:
+    """Return the files in the runners' folders that hold a secret of the inventory."""
+    texts = [path.read_text(encoding="utf-8") for path in inventory.rglob("lab.yml")]
+    secrets = {str(value) for text in texts for name, value in (yaml.safe_load(text) or {}).items() if re.search("password|secret|namespace", name)}
+    held = []
+    for path in (path for runner in RUNNERS for path in (folder / runner).rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets):
+                held.append(str(path))
+    return held
+
+
 def kill(processes: list[psutil.Process]) -> None:
     """Kill -9 processes that may be gone."""
     for process in processes:
@@ -171,6 +183,8 @@ def trial(folder: Path, users: int) -> str:
             cut = running["runner1"].sessions()
             kill(cut)
             print(f"remote: cut {len(cut)} processes of runner1's connections", flush=True)
+            if found := secrets_on_disk(folder, inventory):
+                raise SystemExit(f"remote: secrets lie in files of a runner: {', '.join(found)}")
             wait_for(log, r"\[runner2\] \w+_service\..*%.* rows", site)
             time.sleep(2)
             victims = [psutil.Process(running["runner2"].process.pid), *running["runner2"].sessions(), *modules(folder, "runner2")]

@@ -39,5 +39,5 @@ def test_only_users_with_a_row_of_this_namespace_are_found(database: driver.Endp
         assert users.find([1, 2], passwords=False) == {1: User(own[1], None)}
         with pytest.raises(MigrationError, match="another namespace"):
             MigratedUsers(connection, plan, "another namespace of the tests").find([1], passwords=False)
-    with pytest.raises(MigrationError, match="known: "):
+    with pytest.raises(MigrationError, match="name one of "):
         entity_of(plan, "people")

@@ -128,7 +128,7 @@ class Reader:
             while paused() and not self._cut.is_set():
                 self._cut.wait(_PAUSE)
             if self._cut.is_set():
-                raise MigrationError("accounting for every row was cut short")
+                raise MigrationError("accounting for every row was cut short; run this again")
             return driver.rows(self._connection, statement)
 
         with driver.database_errors(self._context.source.place, "accounting for every row"):

@@ -178,7 +178,10 @@ def run(argv: Sequence[str], way: Access, place: str, doing: str, *, tolerated: 
                 list(argv), env=dict(way.env), stdin=subprocess.DEVNULL, stdout=out, stderr=err, pass_fds=way.descriptors, preexec_fn=_die_with_parent
             )
         except OSError as exc:  # a full /tmp, a program that is gone
-            raise MigrationError(f"{place}: {doing} cannot be started: {exc.strerror}: {exc.filename or tempfile.gettempdir()}") from exc
+            raise MigrationError(
+                f"{place}: {doing} cannot be started: {exc.strerror}: {exc.filename or tempfile.gettempdir()}"
+                "; mend that on the runner, then run this again"
+            ) from exc
         try:
             status = child.wait()
         except BaseException:

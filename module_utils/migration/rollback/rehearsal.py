@@ -48,7 +48,7 @@ class RehearseOptions:
 def copies(context: Context, suffix: str) -> Context:
     """Return the same context with the copies in place of services and control database."""
     if not suffix:
-        raise MigrationError("a rehearsal needs a suffix for the names of its databases")
+        raise MigrationError("a rehearsal needs a suffix for the names of its databases; set rehearse_suffix")
     for endpoint in (*context.targets.values(), context.control):
         if len((endpoint.dbname + suffix).encode()) > NAME_LIMIT:
             # PostgreSQL would cut the name, and it would be that of another database.
@@ -128,7 +128,10 @@ def _copy(real: Endpoint, scratch: Endpoint, options: RehearseOptions) -> str:
         restore(real, dumped, place / real.name, scratch.dbname, options.restore)
         lines = prove(real, dumped, place / real.name, scratch.dbname, options.restore)
     if lines:
-        raise MigrationError(f"{real.place}: its copy {scratch.dbname} is not the same: {in_words(lines)}")
+        raise MigrationError(
+            f"{real.place}: its copy {scratch.dbname} is not the same: {in_words(lines)}"
+            "; see whether somebody writes to the original, then run playbooks/rehearse.yml again"
+        )
     return f"{scratch.dbname} is a copy of {real.dbname}"
 
 

@@ -190,7 +190,7 @@ def services(context: Context, options: RollbackOptions) -> tuple[str, ...]:
     """Return the services to roll back; MigrationError when one is not known."""
     for service in options.services:
         if service not in context.plan.services:
-            raise MigrationError(f"rollback_services names {service!r}, the services are {', '.join(context.plan.services)}")
+            raise MigrationError(f"rollback_services names {service!r}, the services are {', '.join(context.plan.services)}; name one of them")
     return tuple(service for service in context.plan.services if not options.services or service in options.services)
 
 
@@ -309,7 +309,10 @@ class _Steps:
     def dumped(self, service: str) -> tuple[Manifest, Dumped]:
         """Return the manifest and what it says of a service; MigrationError without one, which only the removal of rows can do without."""
         if self.read is None:
-            raise MigrationError(f"{self.folder} has no readable manifest, so the state before the migration is not known")
+            raise MigrationError(
+                f"{self.folder} has no readable manifest, so the state before the migration is not known"
+                "; put its manifest.json back from your backup of it, or use -e rollback_scope=data"
+            )
         return self.read, self.read.database(service)
 
     def data(self, chosen: Sequence[str]) -> list[str]:

@@ -159,7 +159,7 @@ def _preamble_state(connection: driver.Connection, statement: Statement) -> tupl
             if source is None or source == statement.about[0] or not statement.about[0]:
                 return source is not None, ""
             return True, f"function {schema}.{function}({arguments}) has another body than the contract {where}"
-    raise MigrationError(f"{where}: a {statement.kind} cannot be planned")
+    raise MigrationError(f"{where}: a {statement.kind} cannot be planned; write it in another way, or make it by hand before this phase")
 
 
 def _search_path_action(connection: driver.Connection, contract: Contract) -> list[Action]:

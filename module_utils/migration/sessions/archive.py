@@ -48,7 +48,7 @@ class Archive:
 def look(source: driver.Connection, schema: str, days: int, place: str) -> Archive:
     """Return what an archive of the sessions that ended `days` or more before today (UTC) would hold."""
     if days < 0:
-        raise MigrationError("sessions_archive_days must be 0 or more")
+        raise MigrationError("sessions_archive_days must be 0 or more; set it so")
     table = qualified(schema, "django_session")
     with driver.database_errors(place, "counting expired sessions"):
         before = driver.scalar(source, "SELECT (date_trunc('day', now()) - %s * interval '1 day')::date::text", (days,))

@@ -45,7 +45,7 @@ class Layout:
         """Refuse what no engine has."""
         for name, value, known in (("engine", self.engine, ENGINES), ("serializer", self.serializer, SERIALIZERS)):
             if value not in known:
-                raise MigrationError(f"sessions: no {name} named {value!r} (known: {', '.join(known)})")
+                raise MigrationError(f"sessions: no {name} named {value!r}; choose one of {', '.join(known)}")
 
     @property
     def key_prefix(self) -> str:

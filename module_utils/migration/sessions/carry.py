@@ -94,9 +94,9 @@ def carry(
     With a `crew` many sessions are decoded and written by `rules.workers` processes. `opening` is called before the first write.
     """
     if min(rules.batch, rules.workers) < 1:
-        raise MigrationError("sessions_batch and sessions_workers must be 1 or more")
+        raise MigrationError("sessions_batch and sessions_workers must be 1 or more; set them so")
     if not 0 <= rules.forged_limit <= 100:
-        raise MigrationError("sessions_forged_limit is a share in percent, 0 to 100")
+        raise MigrationError("sessions_forged_limit is a share in percent; set it to 0 to 100")
     started = time.monotonic()
     table = qualified(schema, "django_session")
     source.set_session(isolation_level="REPEATABLE READ", readonly=True)

@@ -90,4 +90,4 @@ def entity_of(plan: Plan, name: str) -> Entity:
         if entity.name == name:
             return entity
     known = ", ".join(entity.name for entity in plan.entities)
-    raise MigrationError(f"sessions_users_entity: no mapping mints {name!r} (known: {known})")
+    raise MigrationError(f"sessions_users_entity: no mapping mints {name!r}; name one of {known}")

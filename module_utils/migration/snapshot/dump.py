@@ -52,7 +52,7 @@ def survey(endpoint: Endpoint, options: DumpOptions, available: list[Clients]) -
             chosen = choose(connection, endpoint, options, available)
             faults = obstacles(connection)
             if faults:
-                raise MigrationError(f"{endpoint.place}: pg_dump would fail: {'; '.join(faults)}")
+                raise MigrationError(f"{endpoint.place}: pg_dump would fail: {'; '.join(faults)}; mend that, then run this again")
             size = driver.scalar(connection, "SELECT pg_database_size(current_database())")
             found = content_digest.tables(connection)
             rows = driver.scalar(

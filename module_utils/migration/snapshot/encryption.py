@@ -33,7 +33,7 @@ class Sealing:
         clients.tool(self.tool)
         clients.tool("tar")
         if not self.recipients:
-            raise MigrationError(f"snapshot_encryption is {self.tool}, but snapshot_recipients names no public key to encrypt to")
+            raise MigrationError(f"snapshot_encryption is {self.tool}, but snapshot_recipients names no public key to encrypt to; list one there")
 
 
 def seal(folder: Path, name: str, sealing: Sealing) -> None:

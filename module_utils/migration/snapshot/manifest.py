@@ -77,7 +77,7 @@ class Manifest:
         try:
             data: dict[str, Any] = json.loads(text)
             if data["format"] != FORMAT:
-                raise MigrationError(f"{place}: its format is {data['format']}, this version of the project reads {FORMAT}")
+                raise MigrationError(f"{place}: its format is {data['format']}, this version of the project reads {FORMAT}; use the version that wrote it")
             return cls(
                 **{
                     **data,
@@ -103,7 +103,10 @@ class Manifest:
         for item in self.databases:
             if item.name == name:
                 return item
-        raise MigrationError(f"the snapshot of {self.run_id} holds no database {name!r}, only {', '.join(item.name for item in self.databases)}")
+        raise MigrationError(
+            f"the snapshot of {self.run_id} holds no database {name!r}, only {', '.join(item.name for item in self.databases)}"
+            "; name one of these, or take the snapshot of another migration"
+        )
 
 
 def _dumped(data: Mapping[str, Any]) -> Dumped:

@@ -114,7 +114,7 @@ def _new(context: Context, options: TakeOptions, records: driver.Connection, mig
     surveys = [survey(endpoint, options.dump, available) for _, endpoint in sides(context)]
     _refuse_half_migrated(context)
     if options.proof and (faults := unprovable(context, options)):
-        raise MigrationError(f"the snapshot could not be proven: {'; '.join(faults)}")
+        raise MigrationError(f"the snapshot could not be proven: {'; '.join(faults)}; mend that, then run this again")
     check_space(options.root, needed(surveys, options))
     try:
         make_folder(options.root)

@@ -40,7 +40,7 @@ class Limits:
         known = {item.name for item in fields(cls)}
         for name in params:
             if name not in known:
-                raise MigrationError(f"limits: {name!r} is not known (known: {', '.join(sorted(known))})")
+                raise MigrationError(f"limits: {name!r} is not known; use one of {', '.join(sorted(known))}")
         try:
             return cls(**{name: float(str(value)) for name, value in params.items()})
         except ValueError as exc:

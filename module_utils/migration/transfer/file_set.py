@@ -122,7 +122,7 @@ def _read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError as exc:
         raise MigrationError(f"{path}: there is no manifest, so the export has not finished; run it again (migrate_files_step: export)") from exc
     except OSError as exc:
-        raise MigrationError(f"{path}: cannot be read: {exc.strerror}") from exc
+        raise MigrationError(f"{path}: cannot be read: {exc.strerror}; copy it again from where it was exported") from exc
     except (ValueError, KeyError, TypeError) as exc:
         raise MigrationError(f"{path}: the manifest is damaged; copy the folder again or export anew") from exc
 

@@ -164,7 +164,7 @@ def choose(plan: Plan, names: Sequence[str] | None) -> tuple[Target, ...]:
     known = {target.name: target for target in plan.targets}
     for name in names:
         if name not in known:
-            raise MigrationError(f"validate: the plan has no target {name!r} (known: {', '.join(sorted(known))})")
+            raise MigrationError(f"validate: the plan has no target {name!r}; name one of {', '.join(sorted(known))} in validate_tables")
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
