@@ -11,7 +11,7 @@ name:
   type: str
   required: true
 login_host:
-  description: Host, or folder of the Unix socket.
+  description: Host, or folder of the Unix socket (/var/run/postgresql), for peer authentication say.
   type: str
   default: ""
 login_port:
@@ -27,7 +27,7 @@ login_user:
   type: str
   required: true
 login_password:
-  description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
+  description: Its password, evaluated anew by each task. Left out, libpq's own ways are used, a password file (.pgpass) or a certificate.
   type: str
 ssl_mode:
   description: How TLS is used and what is verified.
@@ -44,7 +44,7 @@ ssl_key:
   description: File with the client's key.
   type: path
 session_role:
-  description: Role to take on after login, usually the database's owner.
+  description: Role to take on after login, usually the database's owner, which then owns what is made.
   type: str
 schema:
   description: Schema of the monolith's tables; only the source has one.

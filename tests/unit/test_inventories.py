@@ -54,21 +54,36 @@ def test_an_example_lists_every_host_with_tls_and_its_secrets(environment: str, 
         assert variables["login_password"] == f"{{{{ vault_password_{host} }}}}"
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_example_of_one_machine_has_all_databases_on_one_server_and_works_there(password: str, tmp_path: Path) -> None:
+    done = command("ansible-inventory", "-i", "inventories/one_machine", "--vault-password-file", password, "--list", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads(done.stdout)
+    hosts = listed["_meta"]["hostvars"]
+    databases = [host for group in ("source", "targets", "control") for host in listed[group]["hosts"]]
+    assert len({(hosts[host]["login_host"], hosts[host]["login_port"]) for host in databases}) == 1
+    assert len({hosts[host]["login_db"] for host in databases}) == len(databases) == 4
+    assert all({"login_user", "login_password", "ssl_mode"} <= set(hosts[host]) for host in databases)
+    assert all(hosts[host]["ansible_connection"] == "local" for host in (*databases, *listed["runners"]["hosts"]))
+    playbook = command("ansible-playbook", "-i", "inventories/one_machine", "playbooks/check_mappings.yml", folder=tmp_path)
+    assert playbook.returncode == 0, playbook.stdout + playbook.stderr
+
+
+@pytest.mark.parametrize("environment", [*ENVIRONMENTS, "one_machine"])
 def test_every_secret_of_an_example_is_encrypted_with_the_documented_password(environment: str) -> None:
     class Loader(yaml.SafeLoader):
         """Reads !vault as its text."""
 
     Loader.add_constructor("!vault", lambda loader, node: ("vault", loader.construct_scalar(node)))
     found = yaml.load((PROJECT / "inventories" / environment / "group_vars/all/vault.yml").read_text(), Loader)
-    assert {"migration_namespace", "sessions_secret_key", "session_store_password"} <= set(found)
+    sessions = set() if environment == "one_machine" else {"sessions_secret_key", "session_store_password"}
+    assert {"migration_namespace", *sessions} <= set(found)
     vault = VaultLib([("default", VaultSecret(b"example"))])
     for name, (tag, text) in found.items():
         assert tag == "vault", name
         assert len(vault.decrypt(text)) >= 32, name
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("environment", [*ENVIRONMENTS, "one_machine"])
 def test_every_playbook_passes_a_syntax_check(environment: str, password: str, tmp_path: Path) -> None:
     names = [str(path.relative_to(PROJECT)) for path in PLAYBOOKS]
     done = command("ansible-playbook", "-i", f"inventories/{environment}", "--vault-password-file", password, "--syntax-check", *names, folder=tmp_path)
