@@ -17,9 +17,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 from .errors import MigrationError
 from .postgres.driver import told
+from .text import printable
 
 SECRETS_FROM = "secrets_from"  # plugins/action/live_progress.py has the other end
 TAKEN = ".taken"
+FILES = ("html", "manifest", "plan")  # results that are whole files or SQL, not lines
 PATIENCE = 60.0  # seconds that the secrets may take
 NEVER_CAME = "the connection data did not arrive on the runner within {:.0f} seconds; nothing was begun: run it again"
 
@@ -61,6 +63,15 @@ def received(path: str, patience: float = PATIENCE) -> dict[str, Any]:
     raise SystemExit(json.dumps({"failed": True, "msg": NEVER_CAME.format(patience)}))
 
 
+def shown(value: Any, keep: str = "") -> Any:
+    """Return a result with every text of it printable, so that no name of an object forges a line of the output."""
+    if isinstance(value, str):
+        return printable(value, keep)
+    if isinstance(value, Mapping):
+        return {printable(str(key)): shown(item, keep) for key, item in value.items()}
+    return [shown(item, keep) for item in value] if isinstance(value, list | tuple) else value
+
+
 def finish(module: AnsibleModule, work: Callable[[AnsibleModule], Mapping[str, Any]]) -> NoReturn:
     """Do a module's work and end it with the result, or with one line that holds no value of a row.
 
@@ -77,6 +88,6 @@ def finish(module: AnsibleModule, work: Callable[[AnsibleModule], Mapping[str, A
     except Exception as exc:
         fault = told(exc)
     if fault:
-        module.fail_json(msg=fault)
-    module.exit_json(**result)
+        module.fail_json(msg=printable(fault))
+    module.exit_json(**{key: value if key in FILES else shown(value, "\n" if key == "diff" else "") for key, value in result.items()})
     raise AssertionError  # exit_json ends the process

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 
 
@@ -34,3 +35,14 @@ def duration(seconds: float) -> str:
 def clock(moment: datetime) -> str:
     """Return 2026-11-28 03:15:00 UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text in which no character moves the cursor, hides itself or begins a line, but those of `keep`.
+
+    A name of PostgreSQL may hold any character but NUL: a line feed in it would forge a line of output, an escape would paint.
+    """
+    return "".join(one if one in keep or unicodedata.category(one) not in _MOVING else ascii(one)[1:-1] for one in text)
+
+
+_MOVING = ("Cc", "Cf", "Zl", "Zp", "Cs")
