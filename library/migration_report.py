@@ -68,7 +68,7 @@ from ..module_utils.migration.state.gates import PREFLIGHT
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the module's result."""
-    report = collect(Context.from_params(module.params, module.check_mode))
+    report = collect(Context.from_params(module.params, module.check_mode, distinct=False))
     run_id = report["migration"]["run_id"] if report["migration"] else PREFLIGHT if report["phases"] else ""
     return {"changed": False, "run_id": run_id, "report": report, "html": page(report)}
 

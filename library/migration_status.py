@@ -56,7 +56,7 @@ from ..module_utils.migration.report import status
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the module's result."""
-    return {"changed": False, "status": status.to_dict(status.look(Context.from_params(module.params, module.check_mode)))}
+    return {"changed": False, "status": status.to_dict(status.look(Context.from_params(module.params, module.check_mode, distinct=False)))}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from .errors import MigrationError
 from .plan import ids
 from .plan.model import Plan
-from .postgres import driver, faults
+from .postgres import driver, faults, identity
 from .postgres.driver import ENDPOINT_SPEC, Endpoint
 
 CONTEXT_SPEC: dict[str, Any] = {
@@ -48,8 +48,11 @@ class Context:
     check: bool = False
 
     @classmethod
-    def from_params(cls, params: Mapping[str, Any], check: bool) -> Context:
-        """Return the context that a module's options (CONTEXT_SPEC) describe."""
+    def from_params(cls, params: Mapping[str, Any], check: bool, *, distinct: bool = True) -> Context:
+        """Return the context that a module's options (CONTEXT_SPEC) describe.
+
+        MigrationError when two of its hosts are one database; only what tells of the databases and nothing more may go without (`distinct`).
+        """
         connections = params["connections"]
         plan = Plan.from_dict(params["plan"])
         faults.know(plan.names())
@@ -60,11 +63,14 @@ class Context:
             raise MigrationError(f"the group 'targets' has no host {missing[0]!r}, but {folder} has mappings for it; add the host or remove the mappings")
         if ids.fingerprint(connections["namespace"]) != plan.fingerprint:
             raise MigrationError("the plan was made with another migration_namespace than the one given; run the whole playbook again")
+        source, control = Endpoint.from_params(connections["source"]), Endpoint.from_params(connections["control"])
+        if distinct:
+            identity.require_distinct(source, list(targets.values()), control)
         return cls(
             plan=plan,
-            source=Endpoint.from_params(connections["source"]),
+            source=source,
             targets=MappingProxyType(targets),
-            control=Endpoint.from_params(connections["control"]),
+            control=control,
             namespace=connections["namespace"],
             check=check,
         )

@@ -53,13 +53,14 @@ def option(endpoint: Endpoint, name: str) -> dict[str, Any]:
 class Phases:
     """Runs the two modules on a service database with a control database."""
 
+    source: Endpoint
     target: Endpoint
     control: Endpoint
     plan: Plan
 
     def module(self, check: bool, **options: Any) -> Any:
         connections = {
-            "source": option(self.target, "monolith"),
+            "source": option(self.source, "monolith"),
             "targets": [option(self.target, "auth_service")],
             "control": option(self.control, "migration_control"),
             "namespace": NAMESPACE,
@@ -88,7 +89,7 @@ class Phases:
 def phases(databases: Callable[..., Endpoint]) -> Phases:
     contract = parse_contract("auth_service", FILES / "auth_service")
     plan = Plan(targets=(), entities=(), contracts=(("auth_service", contract.to_dict()),), fingerprint=ids.fingerprint(NAMESPACE))
-    return Phases(databases("auth", role=True), databases("control", role=True), plan)
+    return Phases(databases("monolith"), databases("auth", role=True), databases("control", role=True), plan)
 
 
 def test_without_an_open_migration_both_refuse(phases: Phases) -> None:
