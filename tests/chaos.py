@@ -32,9 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from ansible.module_utils.lab import postgres, process
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as postgres
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.progress import Progress

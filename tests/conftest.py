@@ -22,10 +22,10 @@ ansible.modules.__path__.append(str(PROJECT / "library"))
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
 # These exist only now that the paths above are known.
-from ansible.module_utils.lab import postgres as lab_postgres  # noqa: E402
-from ansible.module_utils.lab import process  # noqa: E402
 from ansible.module_utils.lab import valkey as lab_valkey  # noqa: E402
-from ansible.module_utils.lab.postgres import PostgresServer  # noqa: E402
+from ansible.module_utils.migration.embedded import process  # noqa: E402
+from ansible.module_utils.migration.embedded import server as lab_postgres  # noqa: E402
+from ansible.module_utils.migration.embedded.server import PostgresServer  # noqa: E402
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect  # noqa: E402
 from ansible.module_utils.migration.postgres.quote import ident, literal  # noqa: E402
 

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from ..migration.embedded import process
+from ..migration.embedded import server as postgres
+from ..migration.embedded.server import PostgresServer
 from ..migration.errors import MigrationError
 from ..migration.postgres import driver
 from ..migration.postgres.quote import ident, literal
 from ..migration.progress import Progress
-from . import layout, postgres, process, valkey
+from . import layout, valkey
 from .layout import MONOLITH, SESSIONS, SITES, Database, Role, Site, State
-from .postgres import PostgresServer
 from .valkey import ValkeyServer
 
 

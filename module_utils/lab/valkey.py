@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..migration.embedded import process
+from ..migration.embedded.server import _runs
 from ..migration.errors import MigrationError
-from . import process
-from .postgres import _runs
 
 HOST = "127.0.0.1"
 READY_SECONDS = 30.0

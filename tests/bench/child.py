@@ -18,9 +18,9 @@ from pathlib import Path
 from tests.bench.world import PLAN_TIME
 
 import ansible.module_utils.basic  # noqa: F401  isort: skip  (every module has it in memory)
-from ansible.module_utils.lab.postgres import binaries
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.embedded.server import binaries
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.repair.reconcile import reconcile

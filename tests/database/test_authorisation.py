@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
 from ansible.module_utils.migration.plan.mapping import read_mappings

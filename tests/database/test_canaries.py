@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.validate import test_logins
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect

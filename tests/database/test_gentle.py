@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import connect
 from ansible.module_utils.migration.progress import Progress

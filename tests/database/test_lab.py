@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.lab import lab, layout, postgres, process
+from ansible.module_utils.lab import lab, layout
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as postgres
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows, scalar
 from ansible.modules import migration_lab as module

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import redis
-from ansible.module_utils.lab import postgres as pg
-from ansible.module_utils.lab import process
 from ansible.module_utils.lab import valkey as vk
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as pg
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows, scalar
 

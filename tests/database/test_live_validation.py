@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.state import control

@@ -12,11 +12,11 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.checks import quarantine, source_catalog
 from ansible.module_utils.migration.checks.findings import Finding
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan import mapping as m
 from ansible.module_utils.migration.plan.compiler import compile_plan

@@ -13,11 +13,11 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.checks import quarantine, row_accounting, source_catalog
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
 from ansible.module_utils.migration.plan.mapping import read_mappings

@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.checks import source_catalog
 from ansible.module_utils.migration.checks.findings import Finding
 from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.postgres.quote import ident

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.lab import postgres as lab_postgres
-from ansible.module_utils.lab import process
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.model import Contract
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as lab_postgres
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.progress import Progress

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect

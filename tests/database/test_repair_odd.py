@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.repair import reconcile, repair
 from ansible.module_utils.migration.upsert import upsert

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.lab import postgres as lab_postgres
-from ansible.module_utils.lab import process
-from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as lab_postgres
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows
 from ansible.module_utils.migration.validate import run as validate
 from ansible.module_utils.migration.validate.row_versions import Versioned, Versions

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.lab import postgres as lab_postgres
-from ansible.module_utils.lab import process
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as lab_postgres
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres import databases, driver
 from ansible.module_utils.migration.rollback import delete_rows, preview, rename

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from ansible.module_utils.lab import process
 from ansible.module_utils.lab import valkey as lab_valkey
+from ansible.module_utils.migration.embedded import process
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.sessions.cache_layout import Layout, digest
 from ansible.module_utils.migration.sessions.carry import remove

@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg2
 import psycopg2.errors
 import pytest
-from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows
 from ansible.module_utils.migration.repair import release

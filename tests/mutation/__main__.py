@@ -10,7 +10,8 @@ import secrets
 import shutil
 import sys
 
-from ansible.module_utils.lab import postgres, process
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as postgres
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.validate import run as validate
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.lab.postgres import PostgresServer
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.contract.parse import parse_contract
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
 from ansible.module_utils.migration.plan.mapping import read_mappings

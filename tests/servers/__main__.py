@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 
-from ansible.module_utils.lab import process
+from ansible.module_utils.migration.embedded import process
 
 from tests.servers import cells, software
 from tests.servers.trial import Failed

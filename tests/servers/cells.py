@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.lab import postgres
+from ansible.module_utils.migration.embedded import server as postgres
 
 from tests.servers.tls import authority
 from tests.servers.trial import HOSTS, PROJECT, Failed, Trial, standby, trial

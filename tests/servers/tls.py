@@ -11,7 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.lab import process
+from ansible.module_utils.migration.embedded import process
 
 from tests.servers.software import Missing
 

@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.lab import lab, layout, postgres, process
+from ansible.module_utils.lab import lab, layout
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as postgres
 from ansible.module_utils.migration.postgres import driver
 
 from tests.servers.tls import Authority, authority

@@ -24,6 +24,7 @@ FLOORS = {
     "progress": 1,
     "stopping": 1,
     "postgres": 2,
+    "embedded": 3,
     "contract": 3,
     "module": 3,
     "plan": 4,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.lab import postgres as lab_postgres
-from ansible.module_utils.lab import process
-from ansible.module_utils.lab.postgres import PostgresServer
+from ansible.module_utils.migration.embedded import process
+from ansible.module_utils.migration.embedded import server as lab_postgres
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan.model import Plan
 
 from tests.mutation.world import read_plan

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..migration.errors import MigrationError
+from ..errors import MigrationError
 
 try:
     import psutil
-except ImportError:  # only the lab needs it; alive() says so
+except ImportError:  # only who starts servers needs it; alive() says so
     psutil = None  # type: ignore[assignment]  # a module or nothing
 
 SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's path: sun_path without its closing zero (unix(7), Linux)
@@ -40,7 +40,7 @@ class Account:
 
 
 def new_root(prefix: str = "edulink-") -> Path:
-    """Make a short temporary folder for one lab: private to its user; root's can be passed through by the servers' account."""
+    """Make a short temporary folder for servers: private to its user; root's can be passed through by the servers' account."""
     base = tempfile.gettempdir()
     if len(base) > 40 and os.access("/tmp", os.W_OK | os.X_OK):
         base = "/tmp"
@@ -85,7 +85,7 @@ def run(argv: Sequence[str], home: Path, account: Account | None) -> None:
     done = subprocess.run(argv, cwd=home, env=environment(home), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **identity(account))
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-5:])
-        raise MigrationError(f"lab: {Path(argv[0]).name} ended with status {done.returncode}: {said}; the lab's folder is {home}")
+        raise MigrationError(f"{Path(argv[0]).name} ended with status {done.returncode}: {said}; its folder is {home}")
 
 
 def spawn(argv: Sequence[str], home: Path, log: Path, account: Account | None) -> subprocess.Popen[bytes]:
@@ -112,7 +112,7 @@ def release(child: subprocess.Popen[bytes]) -> None:
 def alive(pid: int, marker: str) -> bool:
     """Tell whether `pid` is a living process whose command line has the argument `marker`: pids are used again."""
     if psutil is None:
-        raise MigrationError("lab: the Python package psutil is missing; install requirements.txt")
+        raise MigrationError("the Python package psutil is missing; install requirements.txt")
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # our own dead child: PostgreSQL would take the zombie for the living owner of its lock file
     try:
@@ -134,7 +134,7 @@ def end(pid: int, marker: str, signals: Sequence[tuple[signal.Signals, float]]) 
             if not alive(pid, marker):
                 return
             time.sleep(0.02)
-    raise MigrationError(f"lab: process {pid} does not end; end it by hand")
+    raise MigrationError(f"process {pid} does not end; end it by hand")
 
 
 def tail(log: Path, start: int = 0, lines: int = 6) -> str:

