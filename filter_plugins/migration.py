@@ -71,8 +71,15 @@ def migration_unset(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[s
     return [f"{name} for {' and '.join(unset)}" for name, unset in lacking.items()]
 
 
+# Options that have another name now; a run with the old one would do without what it asked for.
+_RENAMED = {
+    "snapshot_proof": "snapshot_verify_restore",
+    "snapshot_proof_server": "snapshot_verify_server",
+}
+
+
 def migration_unknown(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return each variable that is nearly an option of the role whose prefix it has, with that option.
+    """Return each variable that was an option or is nearly one of the role whose prefix it has, with that option.
 
     What is like no option may be the operator's own (schema_registry_url), and so are all variables of hosts outside the migration's groups.
     """
@@ -80,7 +87,9 @@ def migration_unknown(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence
     known = {name for names in options.values() for name in names}
     set_here = {str(name) for group in _GROUPS for host in groups.get(group, []) for name in hostvars[host]}
     nearest = {name: difflib.get_close_matches(name, sorted(options.get(name.partition("_")[0], ())), n=1, cutoff=_MISTYPED) for name in set_here - known}
-    return [f"{name} (did you mean {near[0]}?)" for name, near in sorted(nearest.items()) if near]
+    said = {name: f"did you mean {near[0]}?" for name, near in nearest.items() if near}
+    said |= {name: f"it is called {new} now" for name, new in _RENAMED.items() if name in set_here}
+    return [f"{name} ({what})" for name, what in sorted(said.items())]
 
 
 def _options(path: Path) -> Mapping[str, Any]:

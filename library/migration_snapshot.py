@@ -15,7 +15,7 @@ description:
     each in an exported snapshot in which every table's rows are counted and digested meanwhile. Writes a manifest with all that and
     a checksum of each file. The folder gets its name only when everything is in it.
   - An open migration has one snapshot. Running this again compares its files with the manifest and changes nothing.
-  - With O(proof) every dump is restored into a scratch database, compared with the manifest in rows, content and definitions, and dropped.
+  - With O(verify_restore) every dump is restored into a scratch database, compared with the manifest in rows, content and definitions, and dropped.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - connections
@@ -72,12 +72,18 @@ options:
     description: What a dump takes of its database's size, for the check of free space.
     type: float
     default: 1.0
-  proof:
+  verify_restore:
     description: Restore every dump into a scratch database and compare it with the manifest.
     type: bool
     default: false
-  proof_server:
-    description: A server of its own for the proof, as a connection. Without it targets are proven beside themselves, the source on a target's server.
+  throwaway_dir:
+    description: The folder in which a server is made for the source's proof and thrown away.
+    type: path
+    default: /var/tmp
+  verify_server:
+    description:
+      - The operator's own server for the proof, as a connection.
+      - Without it targets are proven beside themselves, and the source on a server that is started here and thrown away.
     type: dict
     suboptions:
       name:
@@ -148,7 +154,7 @@ EXAMPLES = r"""
     plan: "{{ __migration_plan.plan }}"
     connections: "{{ __migration_connections }}"
     snapshot_dir: /var/backups/edulink-migration
-    proof: true
+    verify_restore: true
 """
 
 RETURN = r"""
@@ -209,8 +215,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         sealing=Sealing(params["encryption"], tuple(params["recipients"]), params["identity"]),
         keeping=Keeping(params["keep_count"], params["keep_days"]),
         space_factor=params["space_factor"],
-        proof=params["proof"],
-        proof_server=Endpoint.from_params(params["proof_server"]) if params["proof_server"] else None,
+        proof=params["verify_restore"],
+        proof_server=Endpoint.from_params(params["verify_server"]) if params["verify_server"] else None,
+        throwaway_dir=Path(params["throwaway_dir"]),
         override_gates=params["override_gates"],
     )
     progress = Progress(params["progress_file"])
@@ -254,8 +261,9 @@ def main() -> None:
             "keep_count": {"type": "int", "default": 0},
             "keep_days": {"type": "int", "default": 0},
             "space_factor": {"type": "float", "default": 1.0},
-            "proof": {"type": "bool", "default": False},
-            "proof_server": {"type": "dict", "options": ENDPOINT_SPEC},
+            "verify_restore": {"type": "bool", "default": False},
+            "throwaway_dir": {"type": "path", "default": "/var/tmp"},
+            "verify_server": {"type": "dict", "options": ENDPOINT_SPEC},
             "override_gates": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },

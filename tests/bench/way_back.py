@@ -55,12 +55,12 @@ def go(found: World, scope: str) -> dict[str, Any]:
     """Snapshot with proof, migrate, roll back; return the seconds."""
     play(found, "preflight")
     before = newest(found)
-    seconds: dict[str, Any] = {"snapshot.yml": play(found, "snapshot", "snapshot_proof=true")}
+    seconds: dict[str, Any] = {"snapshot.yml": play(found, "snapshot", "snapshot_verify_restore=true")}
     taken, proof = records(found, "snapshot", before)[0].detail, records(found, "snapshot_proof", before)[0].detail
     seconds["dump"] = {item["name"]: {key: item[key] for key in ("seconds", "rows", "bytes")} for item in taken["databases"]}
     seconds["dumped bytes"] = taken["bytes"]
     seconds["proof"] = {item["name"]: {key: item[key] for key in ("restore_seconds", "seconds")} for item in proof["databases"]}
-    seconds["snapshot.yml again"] = play(found, "snapshot", "snapshot_proof=true")
+    seconds["snapshot.yml again"] = play(found, "snapshot", "snapshot_verify_restore=true")
     for name in MIGRATE:
         play(found, name)
     before = newest(found)

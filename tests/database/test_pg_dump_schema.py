@@ -13,13 +13,13 @@ from collections.abc import Callable
 
 from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.contract.parse import parse_texts
+from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import server_types
 from ansible.module_utils.migration.schema import ddl
 from ansible.module_utils.migration.schema.epilogue import plan_epilogue
 
-from module_utils.lab.postgres import PostgresServer
 from tests.one_table import load, one_table
 from tests.phases import planned, run, schema
 

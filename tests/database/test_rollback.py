@@ -248,6 +248,20 @@ def test_the_data_scope_removes_what_was_migrated_and_nothing_else(migrated: Wal
     assert id_map(migrated) == before
 
 
+def test_a_removal_that_leaves_rows_of_the_migration_is_not_done(migrated: Walk) -> None:
+    service = migrated.service("user_service")
+    ask(service, "ALTER TABLE user_service.roles RENAME TO moved")
+    with pytest.raises(MigrationError, match=r"user_service.roles is not there, and the ledger has [\d,]+ rows in it; nothing was removed"):
+        roll_back(migrated, scope="data", services=("user_service",))
+    ask(service, "ALTER TABLE user_service.moved RENAME TO roles")
+    ask(migrated.monolith, "DELETE FROM users_role WHERE id IN (SELECT id FROM users_role ORDER BY id LIMIT 2)")
+    with pytest.raises(MigrationError, match=r"stays open: 2 rows with ids of its form are left \(2 in user_service.roles\).* -e rollback_discard_rows=2;"):
+        roll_back(migrated, scope="data")
+    assert migrated.migration() is not None
+    assert not roll_back(migrated, scope="data", discard_rows=2).changed
+    assert migrated.migration() is None
+
+
 def test_one_service_alone_is_warned_about_and_keeps_the_migration_open(migrated: Walk) -> None:
     done = roll_back(migrated, services=("user_service",))
     assert not done.complete

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from ansible.module_utils.migration.embedded import throwaway
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres import clients, content_digest, driver
+from ansible.module_utils.migration.preflight import rollback_readiness
 from ansible.module_utils.migration.snapshot import dump, encryption, manifest, restore, take
 from ansible.module_utils.migration.snapshot.dump import DumpOptions
 from ansible.module_utils.migration.snapshot.encryption import Sealing
@@ -264,25 +269,81 @@ def test_a_snapshot_is_never_taken_of_a_half_migrated_service(walk: Walk) -> Non
         take.take(walk.context, walk.taking())
 
 
-def test_the_source_is_never_restored_on_its_own_server(walk: Walk) -> None:  # noqa: F811
+def test_the_source_is_never_restored_on_its_own_server_however_it_is_spelled(walk: Walk, tmp_path: Path) -> None:  # noqa: F811
+    link = tmp_path / "other"
+    link.symlink_to(walk.monolith.host)
     with pytest.raises(MigrationError, match="is the source's own server"):
-        take.take(walk.context, walk.taking(proof=True, proof_server=walk.monolith))
+        take.take(walk.context, walk.taking(proof=True, proof_server=replace(walk.monolith, host=str(link))))
     assert snapshots(walk) == []
 
 
-def test_a_snapshot_can_be_proven_on_a_server_of_its_own_without_rights_on_the_services(walk: Walk) -> None:  # noqa: F811
-    ask(walk.superuser, f"ALTER ROLE {walk.context.targets['user_service'].user} NOCREATEDB")
-    ask(walk.monolith, "CREATE EXTENSION pageinspect; CREATE PUBLICATION everything FOR ALL TABLES")
-    ordinary = replace(walk.context.targets["auth_service"], name="proof", session_role=None)
-    with pytest.raises(MigrationError, match=r"not be proven: .*only a superuser can make the extensions pageinspect of monolith .*snapshot_proof_server"):
-        take.take(walk.context, walk.taking(proof=True, proof_server=ordinary))
+SPY = """
+CREATE OR REPLACE FUNCTION public.spy(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+    IF current_setting('is_superuser') = 'on' OR EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.member WHERE r.rolname = session_user) THEN
+        RAISE EXCEPTION 'it runs as %', session_user;
+    END IF;
+    RETURN true;
+END $$
+"""
+
+
+def test_what_the_monoliths_owner_wrote_never_runs_as_a_role_with_powers(walk: Walk) -> None:  # noqa: F811
+    ask(walk.monolith, "CREATE FUNCTION spy(text) RETURNS bool LANGUAGE sql AS 'SELECT true'; ALTER TABLE auth_user ADD CHECK (spy(username))")
+    ask(walk.monolith, SPY)
+    ask(walk.monolith, "CREATE EXTENSION pageinspect; CREATE PUBLICATION everything FOR ALL TABLES")  # another superuser's things
+    ask(walk.monolith, "CREATE FUNCTION seen() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'")
+    ask(walk.monolith, "CREATE EVENT TRIGGER seen ON sql_drop EXECUTE FUNCTION seen(); COMMENT ON EVENT TRIGGER seen IS 'x'")
+    migrator = replace(walk.context.targets["auth_service"], name="proof", session_role=None)
+    for server, power in ((replace(walk.superuser, name="proof"), "a superuser"), (migrator, "a member of ")):
+        with pytest.raises(MigrationError, match=rf"functions in the monolith's dump would run as {server.user} \(.*{power}"):
+            take.take(walk.context, walk.taking(proof=True, proof_server=server))
     assert not walk.root.exists()
-    server = replace(walk.superuser, name="proof")
-    before = ask(server, "SELECT count(*) FROM pg_database")
-    take.take(walk.context, walk.taking(proof=True, proof_server=server))
+    before = ask(walk.superuser, "SELECT count(*) FROM pg_database")
+    taken = take.take(walk.context, walk.taking(proof=True))
     proof = walk.history(PROOF)[0]
-    assert [(item["name"], item["server"]) for item in proof.detail["databases"]] == [(name, "proof") for name in ("monolith", "auth_service", "user_service")]
-    assert ask(server, "SELECT count(*) FROM pg_database") == before
+    assert [(item["name"], item["server"]) for item in proof.detail["databases"]] == [
+        ("monolith", throwaway.NAME), ("auth_service", "auth_service"), ("user_service", "user_service"),
+    ]  # fmt: skip
+    assert ask(walk.superuser, "SELECT count(*) FROM pg_database") == before
+    assert manifest.read(Path(taken.folder), None).database("monolith").content.tables
+    assert list(Path("/var/tmp").glob("migration-throwaway-*")) == []
+
+
+def test_a_role_without_powers_proves_on_the_services_server(walk: Walk) -> None:  # noqa: F811
+    plain = f"plain_{walk.context.control.dbname}"
+    ask(walk.superuser, f"CREATE ROLE {plain} LOGIN CREATEDB PASSWORD 'plain'")
+    server = replace(walk.superuser, name="proof", user=plain, password="plain")
+    ask(walk.monolith, "CREATE EXTENSION pageinspect")
+    with pytest.raises(MigrationError, match=r"not be proven: the role plain_\w+ cannot make the extensions pageinspect of monolith .*thrown away"):
+        take.take(walk.context, walk.taking(proof=True, proof_server=server))
+    ask(walk.monolith, "DROP EXTENSION pageinspect")
+    take.take(walk.context, walk.taking(proof=True, proof_server=server))
+    assert {item["server"] for item in walk.history(PROOF)[0].detail["databases"]} == {"proof"}
+
+
+def test_without_a_server_for_it_the_proof_is_refused_with_what_would_help(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(throwaway, "_PACKAGES", ("no_such_package",))
+    told = r"lacks no_such_package; install it there \(pip\), or name a server in snapshot_verify_server; snapshot_verify_restore=false goes without"
+    with pytest.raises(MigrationError, match=told):
+        take.take(walk.context, walk.taking(proof=True))
+    assert [item.message for item in rollback_readiness.check(walk.context) if "no_such_package" in item.message]
+    assert not rollback_readiness.check(walk.context, verify_server=True)
+
+
+def test_a_throw_away_server_goes_with_the_process_that_was_killed(server_root: Path) -> None:
+    def work() -> None:
+        with throwaway.throw_away(server_root):
+            assert list(server_root.glob("migration-throwaway-*"))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    left = server_root / "migration-throwaway-left"
+    left.mkdir()  # by a machine that lost its power
+    die_in(work)
+    deadline = time.monotonic() + 30
+    while (found := list(server_root.glob("migration-throwaway-*"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert found == []
+    assert not [item for item in psutil.process_iter(["cmdline"]) if "migration-throwaway-" in " ".join(item.info["cmdline"] or [])]
 
 
 def test_an_old_client_is_refused_by_name(walk: Walk, tmp_path: Path) -> None:  # noqa: F811

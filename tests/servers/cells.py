@@ -74,9 +74,9 @@ def run(cell: Cell, programs: Mapping[int, Path], users: int) -> str:
 
 def story(made: Trial, look: Callable[[], None] = lambda: None) -> str:
     """Migrate (and look), again, sessions, a fault that must be found and mended, and the way back."""
-    played = made.play("site", "-e", "snapshot_proof=true", says=EQUAL)
+    played = made.play("site", "-e", "snapshot_verify_restore=true", says=EQUAL)
     look()
-    again = made.play("site", "-e", "snapshot_proof=true", says=EQUAL)
+    again = made.play("site", "-e", "snapshot_verify_restore=true", says=EQUAL)
     if again.changed:
         raise Failed(f"the second site.yml reports changed={again.changed}")
     made.play("sessions")

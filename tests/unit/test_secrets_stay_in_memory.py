@@ -88,7 +88,7 @@ def test_a_module_does_not_wait_for_ever_for_what_never_comes(tmp_path: Path, ca
 
 
 def test_no_task_of_the_project_has_a_secret_among_its_arguments() -> None:
-    options = {"connections", "namespace", "store", "proof_server", "canaries", "secret_key", "secret_key_fallbacks", "service_secret_key"}
+    options = {"connections", "namespace", "store", "verify_server", "canaries", "secret_key", "secret_key_fallbacks", "service_secret_key"}
     masked = set(re.findall(r'"(\w+)": \{[^{}]*"no_log": True', "".join(path.read_text() for path in PROJECT.glob("library/*.py"))))
     assert masked - {"password"} <= options
     for path in PROJECT.glob("roles/*/tasks/*.yml"):

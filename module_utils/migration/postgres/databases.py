@@ -76,6 +76,12 @@ def admin(endpoint: Endpoint, maintenance_db: str, *, autocommit: bool = True) -
     return driver.connect(other, application_name=APPLICATION_NAME, autocommit=autocommit)
 
 
+def lendable(connection: driver.Connection, role: str) -> bool:
+    """Return whether membership in a role lends its own objects and no power over the server; nobody is advised to grant another."""
+    powers = "rolsuper OR rolcreaterole OR rolreplication OR rolbypassrls OR rolname ~ '^pg_'"
+    return driver.scalar(connection, f"SELECT NOT ({powers}) FROM pg_catalog.pg_roles WHERE rolname = %s", (role,)) is True
+
+
 def exists(connection: driver.Connection, dbname: str) -> bool:
     """Return whether the server has a database of this name (one that a killed DROP left invalid counts)."""
     return driver.scalar(connection, "SELECT true FROM pg_database WHERE datname = %s", (dbname,)) is True

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..checks.findings import INFO, STOP, WARN, Finding
-from ..postgres import driver
+from ..postgres import databases, driver
 from ..postgres.quote import ident
 
 LISTED = 5
@@ -23,6 +23,7 @@ def check_source(connection: driver.Connection, name: str) -> list[Finding]:
         hidden = [row[0] for row in driver.rows(connection, _ROW_SECURITY)] if not bypass else []
         objects = driver.scalar(connection, _LARGE_OBJECTS)
         foreign = [row[0] for row in driver.rows(connection, _NOT_MINE)]
+        lent = [holder for holder in foreign if databases.lendable(connection, holder)]
     findings = check_connections(connection, name)
     if unreadable:
         names = [f"{schema}.{table}" for schema, table, _, _ in unreadable]
@@ -39,7 +40,8 @@ def check_source(connection: driver.Connection, name: str) -> list[Finding]:
         findings.append(Finding(INFO, name, "privilege", message, f"ALTER ROLE {ident(reader)} REPLICATION"))
     if foreign:
         message = f"{reader} does not own the tables: a fence on the monolith at a cutover would need a role that does"
-        findings.append(Finding(INFO, name, "privilege", message, f"for that night only: GRANT {', '.join(map(ident, foreign[:LISTED]))} TO another role"))
+        grant = f"GRANT {', '.join(map(ident, lent[:LISTED]))} TO another role" if lent == foreign else "give the tables to a role of the monolith's own"
+        findings.append(Finding(INFO, name, "privilege", message, f"for that night only: {grant}" if lent == foreign else grant))
     return findings
 
 
@@ -53,6 +55,7 @@ def check_target(connection: driver.Connection, name: str, schemas: Iterable[str
         database, create, owner, user, session, createdb, signal, monitor = driver.rows(connection, _TARGET)[0]
         closed = [row[0] for row in driver.rows(connection, _SCHEMAS, (names,))]
         others = driver.rows(connection, _TABLES, ([item[0] for item in tables], [item[1] for item in tables]))
+        lent = {holder for _, holder, _, _ in others if databases.lendable(connection, holder)}
     findings = check_connections(connection, name)
     needs = (
         (create, STOP, "schema, migrate", f"{user} cannot create schemas in {database}", f"GRANT CREATE ON DATABASE {ident(database)} TO {ident(user)}"),
@@ -71,7 +74,8 @@ def check_target(connection: driver.Connection, name: str, schemas: Iterable[str
     for table, holder, mine, hidden in others:
         if not mine:
             message = f"{user} does not own {table}, {holder} does (migrate, index)"
-            findings.append(Finding(STOP, name, "privilege", message, f"GRANT {ident(holder)} TO {ident(user)}; or ALTER TABLE {table} OWNER TO {ident(user)}"))
+            grant = f"GRANT {ident(holder)} TO {ident(user)}; or " if holder in lent else ""
+            findings.append(Finding(STOP, name, "privilege", message, f"{grant}ALTER TABLE {table} OWNER TO {ident(user)}"))
         if hidden:
             message = f"row level security hides rows of {table} from {user}: validation could not see them"
             step = f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY; or ALTER ROLE {ident(session)} BYPASSRLS"

@@ -47,6 +47,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     patience: float = 900  # seconds that a pause may last
     reset_timeout: int = 3 * 86400  # Django's PASSWORD_RESET_TIMEOUT, in seconds
+    verify_server: bool = False  # the operator has a server for the proof of the snapshot
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
         control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
         found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
-        findings += rollback_readiness.check(context)
+        findings += rollback_readiness.check(context, verify_server=options.verify_server)
         if options.store is not None:
             finding, extra["announcement"] = reset_links(options.reset_timeout)
             findings.append(Finding(INFO, "sessions", "announce", finding, "announce the text that the report and docs/sessions.md have"))

@@ -49,6 +49,7 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
         with lent_indexes(target, [item.qualified for item in mapped]):
             for number, item in enumerate(ordered):
                 if driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
+                    _refuse_lost(target, endpoint, item)
                     continue
                 _load_ids(context, source, target, item, with_map)
                 driver.rows(target, f"ANALYZE {_IDS}")
@@ -64,6 +65,18 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
             driver.rows(target, f"ALTER SCHEMA {ident(BOOKKEEPING)} RENAME TO {ident(rolled_back.kept_schema(migration))}")
         target.commit()
     return removed
+
+
+def _refuse_lost(target: driver.Connection, endpoint: Endpoint, item: Target) -> None:
+    """MigrationError when a table that the migration filled is not there: under another name its rows would be left."""
+    if driver.scalar(target, "SELECT to_regclass('migration.chunks')") is None:
+        return
+    rows = driver.scalar(target, "SELECT coalesce(sum(rows), 0)::bigint FROM migration.chunks WHERE target = %s", (item.name,))
+    if rows:
+        raise MigrationError(
+            f"{endpoint.place}: {item.name} is not there, and the ledger has {rows:,} rows in it; nothing was removed. Give the table its name back"
+            " (ALTER TABLE ... RENAME, SET SCHEMA); if it was dropped, make an empty one of its definition, or use rollback_scope=databases"
+        )
 
 
 def foresee(context: Context, service: str, migration: Migration) -> dict[str, int]:

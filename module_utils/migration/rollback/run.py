@@ -29,7 +29,7 @@ from ..snapshot.restore import RestoreOptions, proven_copy
 from ..state import control, rolled_back
 from ..state.control import Migration
 from ..state.lock import lock
-from . import delete_rows, rename, service_rows
+from . import delete_rows, left_over, rename, service_rows
 from .evidence import evidence_folder, export_evidence, readable, verified
 from .service_rows import Unaccounted
 
@@ -170,6 +170,8 @@ def close(context: Context, options: RollbackOptions) -> RolledBack:
             if left:
                 line = f"the migration stays open: {', '.join(left)} is not rolled back"
                 return RolledBack(False, migration.run_id, (line,), tuple(limits(left)), complete=False)
+            without = [service for service in now if now[service] == WITHOUT_ROWS]
+            left_over.refuse(context, without, migration, readable(records, migration) if without else None, options.discard_rows)
         drop_scratch(context, options, migration)
         control.record(records, KIND, "passed", {"scope": options.scope, "states": now}, migration=migration, plan_digest=context.plan.digest)
         control.close(records, migration, "rolled_back")

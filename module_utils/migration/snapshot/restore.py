@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from .manifest import Dumped
 
 # Another server has other roles and tablespaces, and publishes and subscribes nothing.
 _FOREIGN = ("--no-owner", "--no-privileges", "--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-security-labels")
+
+_EVENT_TRIGGER = re.compile(r"\d+; \d+ \d+ (COMMENT - )?EVENT TRIGGER ")
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,28 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
         argv.append(f"--role={role}")
     with clients.access(fresh, databases.APPLICATION_NAME) as way:
         try:
-            clients.run([*argv, str(folder)], way, fresh.place, "pg_restore", tolerated=tolerated)
+            with _contents(chosen, folder, way, fresh.place, foreign=foreign) as listed:
+                clients.run([*argv, *listed, str(folder)], way, fresh.place, "pg_restore", tolerated=tolerated)
         except MigrationError as exc:
             if foreign and server_major < (dumped_major := clients.major(dumped.server_version)):
-                step = f"PostgreSQL promises no restore into an older server, so name one of version {dumped_major} in snapshot_proof_server"
+                step = f"PostgreSQL promises no restore into an older server, so name one of version {dumped_major} in snapshot_verify_server"
                 raise MigrationError(f"{exc}; {step}") from exc
             raise
     if not foreign:
         databases.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
+
+
+@contextlib.contextmanager
+def _contents(chosen: Clients, folder: Path, way: clients.Access, place: str, *, foreign: bool) -> Iterator[list[str]]:
+    """Yield the argument that leaves out what an ordinary role cannot make on a foreign server: event triggers would act on the restore, too."""
+    if not foreign:
+        yield []
+        return
+    listed = clients.run([chosen.program("pg_restore"), "--format=directory", "--list", str(folder)], way, place, "pg_restore")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+        file.writelines(line for line in listed.splitlines(keepends=True) if not _EVENT_TRIGGER.match(line))
+        file.flush()
+        yield [f"--use-list={file.name}"]
 
 
 def prove(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool = False) -> list[str]:
@@ -91,7 +108,9 @@ def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: R
     alike = server_major == dumped.major and chosen.major == clients.major(dumped.client_version)
     common = ["--schema-only", *(_FOREIGN if foreign or not alike else [])]
     with clients.access(fresh, databases.APPLICATION_NAME) as way:
-        wanted = clients.run([chosen.program("pg_restore"), "--format=directory", *common, "--file=-", str(folder)], way, fresh.place, "pg_restore")
+        with _contents(chosen, folder, way, fresh.place, foreign=foreign) as listed:
+            argv = [chosen.program("pg_restore"), "--format=directory", *common, *listed, "--file=-", str(folder)]
+            wanted = clients.run(argv, way, fresh.place, "pg_restore")
         role = [f"--role={fresh.session_role}"] if fresh.session_role else []
         own = [*role, f"--encoding={dumped.properties.encoding}", "--no-password"]
         found = clients.run([chosen.program("pg_dump"), *common, *own], way, fresh.place, "pg_dump")

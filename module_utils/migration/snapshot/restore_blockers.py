@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container
 from dataclasses import replace
 
 from ..postgres import databases, driver
@@ -93,7 +94,9 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
         if not creates:
             lines.append(f"the role {user} may not make databases; ALTER ROLE {user} CREATEDB")
         if not owns:
-            lines.append(f"the role {user} is not a member of {owner}, who owns the database; GRANT {owner} TO {user}")
+            lent = databases.lendable(connection, owner)
+            step = f"GRANT {owner} TO {user}" if lent else "give it to a role of the service's own that the role is member of"
+            lines.append(f"the role {user} is not a member of {owner}, who owns the database; {step}")
         if not driver.scalar(connection, "SELECT pg_has_role(current_user, 'pg_signal_backend', 'USAGE')"):
             lines.append(f"the role {user} may not end others' sessions; GRANT pg_signal_backend TO {user}")
         spaces = driver.rows(connection, _TABLESPACES, (endpoint.dbname,))
@@ -112,7 +115,9 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
     with contextlib.closing(_login(endpoint)) as connection, driver.database_errors(endpoint.place, "looking at rights"):
         beyond = [name for name in owners(connection) if not driver.scalar(connection, "SELECT pg_has_role(current_user, %s, 'MEMBER')", (name,))]
         if beyond:
-            lines.append(f"the role {user} is not a member of {', '.join(beyond)}, who own objects; GRANT them to it")
+            lent = all(databases.lendable(connection, name) for name in beyond)
+            step = "GRANT them to it" if lent else "give the objects to a role of the service's own, which the role is member of"
+            lines.append(f"the role {user} is not a member of {', '.join(beyond)}, who own objects; {step}")
         untrusted = driver.rows(
             connection,
             "SELECT e.extname FROM pg_extension e LEFT JOIN pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion"
@@ -129,11 +134,21 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
     return lines
 
 
+def extensions(source: Endpoint) -> list[str]:
+    """Return the extensions that a database uses, but for the one that every database has."""
+    with contextlib.closing(_login(source)) as connection, driver.database_errors(source.place, "looking at extensions"):
+        return [name for (name,) in driver.rows(connection, "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1")]
+
+
+def lacking_extensions(source: Endpoint, known: Container[str], where: str) -> list[str]:
+    """Return a line for each extension of the source that a server does not have."""
+    missing = [name for name in extensions(source) if name not in known]
+    return [f"{source.name} has the extension {name}, which {where} has not; name one that has it in snapshot_verify_server" for name in missing]
+
+
 def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> list[str]:
     """Return what would keep the source's dump from being restored on another server, for its proof; a line each with the remedy."""
-    with contextlib.closing(_login(source)) as connection, driver.database_errors(source.place, "looking at extensions"):
-        used = [name for (name,) in driver.rows(connection, "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1")]
-        events = driver.scalar(connection, "SELECT count(*) FROM pg_event_trigger")
+    used = extensions(source)
     with contextlib.closing(databases.admin(server, maintenance_db)) as connection, driver.database_errors(server.place, "looking at extensions"):
         superuser, creates = driver.rows(connection, "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")[0]
         known = dict(
@@ -144,17 +159,15 @@ def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> 
                 (used,),
             )
         )
-    where, step = f"on {server.name}'s server", "name another one in snapshot_proof_server"
-    lines = [f"{source.name} has the extension {name}, which is not installed {where}; install it there or {step}" for name in used if name not in known]
+    where = f"{server.name}'s server"
+    lines = lacking_extensions(source, known, where)
     if superuser:
         return lines
     if not creates:
-        lines.append(f"the role {server.user} may not make databases {where}; ALTER ROLE {server.user} CREATEDB")
-    untrusted = [name for name in used if known.get(name) is False]
-    if untrusted:
-        lines.append(f"only a superuser can make the extensions {', '.join(untrusted)} of {source.name} {where}; {step}, with a superuser's login")
-    if events:
-        lines.append(f"only a superuser can make the event triggers of {source.name} {where}; {step}, with a superuser's login")
+        lines.append(f"the role {server.user} may not make databases on {where}; ALTER ROLE {server.user} CREATEDB")
+    if untrusted := [name for name in used if known.get(name) is False]:
+        step = "mark them as trusted in its control files, or leave snapshot_verify_server out: a server that is started for the proof and thrown away can"
+        lines.append(f"the role {server.user} cannot make the extensions {', '.join(untrusted)} of {source.name} on {where}; {step}")
     return lines
 
 

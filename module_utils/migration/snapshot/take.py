@@ -23,7 +23,7 @@ from ..state import control
 from ..state.control import Migration
 from ..state.gates import require_preflight
 from ..state.lock import lock
-from . import encryption, manifest, restore_blockers, retention
+from . import encryption, manifest, restore_blockers, restore_place, retention
 from .dump import DumpOptions, Survey, check_space, dump, in_size, make_folder, survey
 from .encryption import Sealing
 from .manifest import Dumped, Manifest
@@ -37,7 +37,7 @@ Tick = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class TakeOptions:
-    """Where and how the snapshot is taken; `proof_server` is a server of its own for the proof."""
+    """Where and how the snapshot is taken; `proof_server` is the operator's own for the proof, `throwaway_dir` is for one that is thrown away."""
 
     root: Path
     runner: str = ""
@@ -48,6 +48,7 @@ class TakeOptions:
     space_factor: float = 1.0
     proof: bool = False
     proof_server: Endpoint | None = None
+    throwaway_dir: Path = restore_place.THROW_AWAY_DIR
     override_gates: bool = False
 
 
@@ -155,8 +156,7 @@ def no_way_back(context: Context, options: TakeOptions) -> list[str]:
 
 def unprovable(context: Context, options: TakeOptions) -> list[str]:
     """Return what would make the proof impossible."""
-    server = source_proof_place(context, options.proof_server)
-    faults = restore_blockers.proof_obstacles(context.source, server, options.restore.maintenance_db)
+    faults = restore_place.obstacles(context, options.proof_server, options.restore.maintenance_db)
     return faults if options.proof_server is not None else [*faults, *no_way_back(context, options)]
 
 
@@ -246,17 +246,18 @@ def _prove(context: Context, options: TakeOptions, records: driver.Connection, m
 
 
 def _prove_one(context: Context, options: TakeOptions, item: Dumped, folder: Path, read: Manifest) -> Mapping[str, Any]:
-    server, foreign = proof_place(context, options.proof_server, item)
     scratch = databases.derived(item.dbname, f"proof_{item.side}", read.run_id)
     started = time.monotonic()
-    databases.drop(server, options.restore.maintenance_db, scratch)
-    try:
-        with encryption.opened(folder, item.name, options.sealing, read.encryption) as place:
-            restore(server, item, place, scratch, options.restore, foreign=foreign)
-            restored = time.monotonic()
-            lines = prove(server, item, place, scratch, options.restore, foreign=foreign)
-    finally:
-        databases.drop(server, options.restore.maintenance_db, scratch)
+    with restore_place.place(context, item, options.proof_server, options.restore, options.throwaway_dir) as chosen:
+        server, how, foreign = chosen.server, chosen.options, chosen.foreign
+        databases.drop(server, how.maintenance_db, scratch)
+        try:
+            with encryption.opened(folder, item.name, options.sealing, read.encryption) as place:
+                restore(server, item, place, scratch, how, foreign=foreign)
+                restored = time.monotonic()
+                lines = prove(server, item, place, scratch, how, foreign=foreign)
+        finally:
+            databases.drop(server, how.maintenance_db, scratch)
     if lines:
         said = content_digest.in_words(lines)
         raise MigrationError(f"the dump of {item.name} does not restore to what was dumped: {said}; do not migrate, and take a new snapshot")
@@ -268,26 +269,6 @@ def _prove_one(context: Context, options: TakeOptions, item: Dumped, folder: Pat
         "restore_seconds": round(restored - started, 3),
         "seconds": round(time.monotonic() - started, 3),
     }
-
-
-def proof_place(context: Context, proof_server: Endpoint | None, item: Dumped) -> tuple[Endpoint, bool]:
-    """Return the server on which a dump is proven, never the source's, and whether it is not the dump's own."""
-    if proof_server is None and item.side == "target":
-        return context.targets[item.name], False
-    return source_proof_place(context, proof_server), True
-
-
-def source_proof_place(context: Context, proof_server: Endpoint | None) -> Endpoint:
-    """Return the server on which the source's dump is proven; MigrationError when only the source's own would be left."""
-    if proof_server is not None:
-        if (proof_server.host, proof_server.port) == (context.source.host, context.source.port):
-            raise MigrationError(f"snapshot_proof_server {proof_server.name} is the source's own server; name another one")
-        return proof_server
-    for service in context.plan.services:
-        other = context.targets[service]
-        if (other.host, other.port) != (context.source.host, context.source.port):
-            return other
-    raise MigrationError("every target is on the source's own server, where nothing is ever restored; name another one in snapshot_proof_server")
 
 
 def _retire(context: Context, options: TakeOptions, migration: Migration) -> tuple[str, ...]:
