@@ -21,7 +21,7 @@ import pytest
 from ansible.module_utils.migration.embedded import throwaway
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres import clients, content_digest, driver
-from ansible.module_utils.migration.preflight import rollback_readiness
+from ansible.module_utils.migration.preflight import rollback_readiness, snapshot_trial
 from ansible.module_utils.migration.snapshot import dump, encryption, manifest, restore, take
 from ansible.module_utils.migration.snapshot.dump import DumpOptions
 from ansible.module_utils.migration.snapshot.encryption import Sealing
@@ -328,6 +328,19 @@ def test_without_a_server_for_it_the_proof_is_refused_with_what_would_help(walk:
         take.take(walk.context, walk.taking(proof=True))
     assert [item.message for item in rollback_readiness.check(walk.context) if "no_such_package" in item.message]
     assert not rollback_readiness.check(walk.context, verify_server=True)
+
+
+@pytest.mark.parametrize("function", ["sha256(bytea)", "lo_get(oid)", "pg_export_snapshot()"])
+def test_preflight_tries_what_the_snapshot_will_do(walk: Walk, function: str) -> None:  # noqa: F811
+    number = ask(walk.monolith, "SELECT lo_from_bytea(0, 'x')")
+    ask(walk.monolith, f"GRANT SELECT ON LARGE OBJECT {number} TO {walk.context.source.user}")
+    assert snapshot_trial.check(walk.context) == []
+    ask(walk.monolith, f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    (found,) = snapshot_trial.check(walk.context)
+    assert (found.place, found.level) == ("monolith", "stop")
+    assert f"permission denied for function {function.partition('(')[0]}" in found.message
+    with pytest.raises(MigrationError, match="permission denied for function"):
+        take.take(walk.context, walk.taking())
 
 
 def test_a_throw_away_server_goes_with_the_process_that_was_killed(server_root: Path) -> None:

@@ -77,9 +77,12 @@ all:
 
 @pytest.mark.parametrize("playbook", ["rollback.yml", "lab.yml", "migrate.yml"])
 def test_a_mistyped_option_is_refused_with_the_nearest_one(tmp_path: Path, playbook: str) -> None:
-    status, said = play(tmp_path, PROJECT / "playbooks" / playbook, "--check", "-e", "rollback_scop=data", "-e", "migrate_worker=3")
+    status, said = play(tmp_path, PROJECT / "playbooks" / playbook, "--check", "-e", "rollback_scop=data", "-e", "migrate_worker=3", "-e", "snapshot_proof=true")
     assert status != 0
-    assert "no role has the option migrate_worker (did you mean migrate_workers?), rollback_scop (did you mean rollback_scope?);" in said
+    assert (
+        "no role has the option migrate_worker (did you mean migrate_workers?), rollback_scop (did you mean rollback_scope?),"
+        " snapshot_proof (it is called snapshot_verify_restore now);"
+    ) in said
 
 
 def test_an_option_mistyped_in_the_inventory_is_refused_and_the_variables_of_other_hosts_are_their_own(tmp_path: Path) -> None:

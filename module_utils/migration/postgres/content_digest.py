@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..errors import MigrationError
 from . import driver
 from .quote import qualified
 
@@ -28,6 +29,8 @@ _SEQUENCES = """
 SELECT schemaname, sequencename, coalesce(last_value, start_value::numeric - increment_by), increment_by FROM pg_sequences
 WHERE schemaname !~ '^pg_' ORDER BY 1, 2
 """
+
+_LARGE_OBJECT = "int8send(oid::bigint) || lo_get(oid)"
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,11 @@ def digest_sql(text: str, source: str) -> str:
     )
 
 
-def table_sql(schema: str, table: str) -> str:
-    """Return the SELECT that counts and digests a table's own rows."""
-    return digest_sql("convert_to(ROW(src.*)::text, getdatabaseencoding())", f"ONLY {qualified(schema, table)} AS src")
+def table_sql(schema: str, table: str, *, most: int | None = None) -> str:
+    """Return the SELECT that counts and digests a table's own rows, or only so many of them."""
+    source = f"ONLY {qualified(schema, table)}"
+    rows = source if most is None else f"(SELECT * FROM {source} LIMIT {most})"
+    return digest_sql("convert_to(ROW(src.*)::text, getdatabaseencoding())", f"{rows} AS src")
 
 
 def tables(connection: driver.Connection) -> list[tuple[str, str, bool]]:
@@ -118,9 +123,27 @@ def read(connection: driver.Connection, tick: Callable[[str, int, int], None] = 
     objects = int(driver.scalar(connection, "SELECT count(*) FROM pg_largeobject_metadata"))
     digest = ""
     if objects:
-        texts = "int8send(oid::bigint) || lo_get(oid)"
-        digest = driver.rows(connection, digest_sql(texts, "pg_largeobject_metadata"))[0][1]
+        digest = driver.rows(connection, digest_sql(_LARGE_OBJECT, "pg_largeobject_metadata"))[0][1]
     return Content(tuple(digests), sequences, objects, digest)
+
+
+def attempt(connection: driver.Connection) -> list[str]:
+    """Return what read() could not do here, a line each, by doing it to one row of everything; the connection is in a transaction."""
+    tried = [(f"{schema}.{table}", table_sql(schema, table, most=1)) for schema, table, readable in tables(connection) if readable]
+    tried += [
+        ("the sequences", _SEQUENCES),
+        ("the large objects", digest_sql(_LARGE_OBJECT, "(SELECT oid FROM pg_largeobject_metadata LIMIT 1) AS one")),
+    ]
+    faults: dict[str, list[str]] = {}
+    for what, statement in tried:
+        driver.rows(connection, "SAVEPOINT attempt")
+        try:
+            with driver.database_errors("", ""):
+                driver.rows(connection, statement)
+        except MigrationError as exc:
+            faults.setdefault(str(exc).lstrip(": "), []).append(what)
+            driver.rows(connection, "ROLLBACK TO SAVEPOINT attempt")
+    return [f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: {fault}" for fault, names in faults.items()]
 
 
 def differences(wanted: Content, found: Content) -> list[str]:

@@ -24,7 +24,7 @@ from ..state import control as records
 from ..state.gates import PREFLIGHT
 from ..state.limits import Limits
 from ..throttle.pacer import Impatient, Pace
-from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types
+from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types, snapshot_trial
 from .readiness import require_reachable
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
@@ -99,6 +99,7 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
         control = stack.enter_context(closing(driver.connect(context.control, application_name=APPLICATION_NAME, readonly=True, autocommit=True)))
         found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
+        findings += snapshot_trial.check(context)
         findings += rollback_readiness.check(context, verify_server=options.verify_server)
         if options.store is not None:
             finding, extra["announcement"] = reset_links(options.reset_timeout)
