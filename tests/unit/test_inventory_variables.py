@@ -77,7 +77,8 @@ all:
 
 @pytest.mark.parametrize("playbook", ["rollback.yml", "lab.yml", "migrate.yml"])
 def test_a_mistyped_option_is_refused_with_the_nearest_one(tmp_path: Path, playbook: str) -> None:
-    status, said = play(tmp_path, PROJECT / "playbooks" / playbook, "--check", "-e", "rollback_scop=data", "-e", "migrate_worker=3", "-e", "snapshot_proof=true")
+    given = [word for value in ("rollback_scop=data", "migrate_worker=3", "snapshot_proof=true") for word in ("-e", value)]
+    status, said = play(tmp_path, PROJECT / "playbooks" / playbook, "--check", *given)
     assert status != 0
     assert (
         "no role has the option migrate_worker (did you mean migrate_workers?), rollback_scop (did you mean rollback_scope?),"
