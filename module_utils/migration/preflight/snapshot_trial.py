@@ -25,7 +25,7 @@ def check(context: Context) -> list[Finding]:
             lines = _attempt(endpoint)
         except MigrationError as exc:
             lines = [str(exc)]
-        findings += [Finding(STOP, endpoint.name, RULE, f"the snapshot would fail: {line}", step) for line in lines]
+        findings += [Finding(STOP, endpoint.name, RULE, f"the snapshot would fail: {line.partition('; ')[0]}", step) for line in lines]
     return findings
 
 
