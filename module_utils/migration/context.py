@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from .errors import MigrationError
-from .plan import ids
+from .plan import ids, null_references
 from .plan.model import Plan
+from .plan.null_references import Quarantined
 from .postgres import driver, faults, identity
 from .postgres.driver import ENDPOINT_SPEC, Endpoint
 
@@ -46,6 +48,7 @@ class Context:
     control: Endpoint
     namespace: str = field(repr=False)
     check: bool = False
+    quarantined: Quarantined | None = None  # what projections take for quarantined instead of what the ledgers say
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any], check: bool, *, distinct: bool = True) -> Context:
@@ -79,13 +82,29 @@ class Context:
         self, application_name: str, *, plan_time: str, settings: Mapping[str, str] | None = None, autocommit: bool = False
     ) -> driver.Connection:
         """Connect to the source, read only, with the settings that the plan's projections need."""
-        return driver.connect(
+        connection = driver.connect(
             self.source,
             application_name=application_name,
             readonly=True,
             settings={**self.plan.settings(self.namespace, plan_time), **(settings or {})},
             autocommit=autocommit,
         )
+        if self.plan.needed_quarantine:
+            with driver.database_errors(self.source.place, "telling it which rows are quarantined"):
+                null_references.tell(connection, self.plan, self.known_quarantine(application_name))
+        return connection
+
+    def known_quarantine(self, application_name: str) -> Quarantined:
+        """Return the quarantined keys that projections must know of."""
+        if self.quarantined is not None:
+            return self.quarantined
+
+        def ask(service: str, statement: str) -> list[tuple[Any, ...]]:
+            reading = driver.database_errors(self.targets[service].place, "reading migration.rejects")
+            with contextlib.closing(self.connect_target(service, application_name, readonly=True, autocommit=True)) as connection, reading:
+                return driver.rows(connection, statement)
+
+        return null_references.recorded(self.plan, ask)
 
     def connect_target(
         self,

@@ -100,7 +100,7 @@ class _Hashed:
 
 def _streams(found: World, target: Target) -> int:
     context = found.context
-    order = f"ORDER BY {ident(target.id_column)}"
+    order = f"ORDER BY {ident(target.identity[0])}"
 
     def projected(part: Part) -> str:
         ids = {cell.name for cell in part.cells if cell.is_id and cell.type == "bytea"}

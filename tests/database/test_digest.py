@@ -97,8 +97,8 @@ def test_sums_over_a_bucket_see_swapped_values_and_pairs(connection: Connection,
 
 def target(*kinds: str) -> Target:
     cells = tuple(Cell(f"c{number}", "NULL", kind) for number, kind in enumerate(kinds))
-    part = Part("", "x.yml", "t", None, (), ("id",), ("integer",), "id", "t", False, cells, ("t",), (), (), (), ())
-    return Target("s", "s", "t", "c0", tuple(cell.name for cell in cells), kinds, (part,))
+    part = Part("", "x.yml", "t", None, (), ("id",), ("integer",), "id", "t", False, cells, ("t",), (), (), (), (), identity=("c0",))
+    return Target("s", "s", "t", ("c0",), tuple(cell.name for cell in cells), kinds, (part,))
 
 
 def test_servers_that_agree_use_the_record_hash(connection: Connection) -> None:

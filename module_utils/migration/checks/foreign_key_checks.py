@@ -44,7 +44,7 @@ class Reference:
 
     def _children(self) -> str:
         bodies = [
-            f"SELECT {_list(scan, self.columns)}, {scan.part.key_text} AS source_key, {scan.part.id_cell.sql} AS id, {number} AS place FROM {scan.base}"
+            f"SELECT {_list(scan, self.columns)}, {scan.part.key_text} AS source_key, {scan.part.id_sql} AS id, {number} AS place FROM {scan.base}"
             for number, scan in enumerate(self.scans)
         ]
         return " UNION ALL ".join(bodies)
@@ -165,4 +165,5 @@ def _through_an_id_map(plan: Plan, target: Target, columns: Sequence[str], forei
     if len(columns) != 1 or not all(cell is not None and cell.is_id and cell.entity for cell in cells):
         return False
     minted = [minting_part(plan, str(cell.entity)) for cell in cells if cell is not None]
-    return all(found is not None and foreign.columns == (found[0].id_column,) for found in minted)
+    other = (foreign.schema, foreign.table, foreign.columns)
+    return all(found is not None and other == (found[0].schema, found[0].table, found[0].identity) for found in minted)

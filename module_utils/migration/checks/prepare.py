@@ -84,7 +84,7 @@ def locked(connection: driver.Connection, schema: str, names: Iterable[str]) -> 
 
 def _tables(plan: Plan, part: Part) -> list[str]:
     """Return every table that a part's scan reads, its parents' included."""
-    names = [*part.tables, *(table for _, table in part.parents)]
+    names = [*part.every_table, *(table for _, table in part.parents)]
     for cell in part.cells:
         if cell.key and cell.entity and (minted := minting_part(plan, cell.entity)):
             names += minted[1].tables

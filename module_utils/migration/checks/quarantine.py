@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..context import Context
 from ..errors import MigrationError
@@ -67,6 +67,7 @@ def compute(
     """
     if not quarantines(context.plan):
         return ()
+    context = replace(context, quarantined={})  # the rows are judged by what the source has
     with closing(context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=settings, autocommit=True)) as connection:
         with driver.database_errors(context.source.place, "reading the catalog"):
             catalog = source_catalog.read(connection, context.source.schema)
@@ -140,7 +141,7 @@ class _Search:
             return
         which = " ".join(f"WHEN {check.sql} THEN {number}" for number, check in enumerate(checks))
         statement = (
-            f"SELECT * FROM (SELECT {scan.part.key_text} AS key, {scan.part.id_cell.sql} AS id, CASE {which} END AS broken FROM {scan.source}) AS every"
+            f"SELECT * FROM (SELECT {scan.part.key_text} AS key, {scan.part.id_sql} AS id, CASE {which} END AS broken FROM {scan.source}) AS every"
             f" WHERE broken IS NOT NULL LIMIT {self.cap + 1}"
         )
         for key, row_id, number in driver.rows(self.connection, statement):
@@ -158,7 +159,7 @@ class _Search:
                 done[entity] = len(rejected[entity])
                 for scan in self.scans:
                     for parent in scan.parents:
-                        if parent.entity == entity:
+                        if parent.entity == entity and not parent.null:
                             self._children(scan, parent.child, parent.column, entity, rejected[entity])
 
     def _keys_by_entity(self) -> dict[str, list[str]]:
@@ -170,7 +171,7 @@ class _Search:
         return result
 
     def _children(self, scan: PartScan, child: str, column: str, entity: str, keys: list[str]) -> None:
-        statement = f"SELECT {scan.part.key_text}, {scan.part.id_cell.sql}, ({child})::text FROM {scan.base}"
+        statement = f"SELECT {scan.part.key_text}, {scan.part.id_sql}, ({child})::text FROM {scan.base}"
         glue = "AND" if " WHERE " in scan.base.rpartition("AS src")[2] else "WHERE"
         with self.connection.cursor() as cursor:
             bound = cursor.mogrify("%s::text[]", (keys,)).decode()

@@ -16,7 +16,9 @@ from typing import Any
 
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import null_references
 from ..plan.model import Part, Plan, none_of
+from ..plan.null_references import Nulled
 from ..postgres import driver
 from ..state import ledger
 from ..state.exported_snapshot import NO_SUCH_SNAPSHOT, read_only_snapshot
@@ -50,6 +52,7 @@ class Balance:
 
     accounts: tuple[Account, ...]
     gaps: tuple[Gap, ...]
+    nulled: tuple[Nulled, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -68,12 +71,15 @@ class Balance:
             return f"not every source row is accounted for: {'; '.join(self.lines[:3])}"
         sums = {name: sum(getattr(item, name) for item in self.accounts) for name in SHARES}
         shares = " + ".join(f"{number:,} {name}" for name, number in sums.items() if number)
-        return f"every source row is accounted for: {sum(item.rows for item in self.accounts):,} = {shares or 0}"
+        lost = sum(item.rows for item in self.nulled)
+        nulled = f"; {lost:,} of their references became NULL by policy" if lost else ""
+        return f"every source row is accounted for: {sum(item.rows for item in self.accounts):,} = {shares or 0}{nulled}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the balance as JSON can carry it."""
         tables = [item.to_dict() for item in self.accounts]
-        return {"passed": self.passed, "verdict": self.verdict, "tables": tables, "gaps": [asdict(gap) for gap in self.gaps]}
+        nulled = {"nulled": [item.to_dict() for item in self.nulled]} if self.nulled else {}
+        return {"passed": self.passed, "verdict": self.verdict, "tables": tables, "gaps": [asdict(gap) for gap in self.gaps], **nulled}
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,12 @@ class Counts:
 
     accounts: tuple[Account, ...]
     expected: Mapping[str, int]
+    nulled: tuple[Nulled, ...] = ()
 
     def against(self, carried: Mapping[str, int]) -> Balance:
         """Return the balance with the rows that each target was given."""
-        return Balance(self.accounts, tuple(Gap(name, rows, carried.get(name, 0)) for name, rows in self.expected.items() if carried.get(name, 0) != rows))
+        gaps = tuple(Gap(name, rows, carried.get(name, 0)) for name, rows in self.expected.items() if carried.get(name, 0) != rows)
+        return Balance(self.accounts, gaps, self.nulled)
 
 
 def count(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> Counts:
@@ -102,7 +110,7 @@ def count(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> Coun
             keys = refused.get((target.name, part.name), ())
             known = rows.get(part.table) if part.table is not None and not keys else None
             expected[target.name] += _count(ask, part, source.schema, keys) if known is None else known
-    return Counts(accounts, expected)
+    return Counts(accounts, expected, null_references.count(ask, plan, source.schema, refused))
 
 
 def _count(ask: Ask, part: Part, schema: str, keys: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..contract.model import ColumnSpec, Contract, TableSpec
 from ..plan.model import Cell, Part, Plan, Policy, Predicate, Target, endless, replaced
+from ..plan.null_references import becomes_null
 from ..postgres.quote import ident, literal, qualified
 from . import casts, index_checks
 from .casts import Condition
@@ -56,6 +57,7 @@ class Parent:
     place: str
     name: str
     textual: bool = False
+    null: bool = False  # what refers to nothing becomes NULL
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def scanned(plan: Plan) -> tuple[tuple[Target, Part], ...]:
 
 def raw_expressions(target: Target, part: Part) -> tuple[str, ...]:
     """Return what must be described before a part's checks can be built: each cell's raw SQL, or an id's key."""
-    return tuple(str(cell.key or f"src.{ident(part.key[0])}") if cell.is_id else raw_sql(cell, target.policies) for cell in part.cells)
+    return tuple(str(cell.key or f"src.{ident(part.keep or part.key[0])}") if cell.is_id else raw_sql(cell, target.policies) for cell in part.cells)
 
 
 def build_scan(
@@ -168,7 +170,7 @@ def build_scan(
     `encodings` are the source's and the target's.
     """
     spec = spec_of(plan, target)
-    parents = _parents(plan, part, schema, primary_keys)
+    parents = _parents(plan, target, part, schema, primary_keys)
     checks: list[Check] = []
     values: dict[str, Values] = {}
     unique = single_unique(spec) if spec else frozenset()
@@ -202,6 +204,7 @@ def build_scan(
         sql = f"({parent.child} IS NOT NULL AND {parent.alias}.key IS NULL)"
         checks.append(Check(parent.place, parent.column, "foreign_key", sql, f"refers to a row of {parent.name} that is not there", STOP, policy))
         if parent.textual:
+            policy = None if parent.null else policy  # a reference that is written otherwise is meant
             sql = f"({parent.alias}.key::text <> {parent.child}::text)"
             said = f"equals a key of {parent.name} that is written otherwise, so its id would be another; write both alike, by a cast in 'sql' or in a query"
             checks.append(Check(parent.place, parent.column, "foreign_key", sql, said, STOP, policy))
@@ -267,7 +270,8 @@ def _tries(target: Target, part: Part, values: Mapping[str, Values], encodings: 
             continue
         plain = value.raw == f"src.{ident(value.cell.reads[0])}" if len(value.cell.reads) == 1 else False
         if value.cell.is_id:
-            safe = value.type in casts.INTEGERS and (len(part.key) == 1 or name != target.id_column)
+            own = value.cell.key is None
+            safe = (value.type == "uuid") if own and part.keep else (value.type in casts.INTEGERS and (len(part.key) == 1 or not own))
         else:
             safe = plain and (value.type == value.cell.type or value.proven or value.cell.type in casts.TEXTS)
         if not safe:
@@ -285,18 +289,24 @@ def single_unique(spec: TableSpec) -> frozenset[str]:
 
 
 def _id_checks(target: Target, part: Part, cell: Cell, not_null: bool, place: str) -> list[Check]:
-    if cell.name == target.id_column:
+    policy = policy_of(target, cell.name, "not_null")
+    if target.identity == (cell.name,):
         missing = " OR ".join(f"src.{ident(column)} IS NULL" for column in part.key)
-        return [Check(place, cell.name, "not_null", f"({missing})", "has no key", STOP, policy_of(target, cell.name, "not_null"))]
+        found = [Check(place, cell.name, "not_null", f"({missing})", "has no key", STOP, policy)]
+        if part.keep and part.keep not in part.key:
+            found.append(Check(place, cell.name, "not_null", f"(src.{ident(part.keep)} IS NULL)", f"has no UUID to keep ({part.keep} is NULL)", STOP, policy))
+        return found
     if not_null:
-        return [Check(place, cell.name, "not_null", f"({cell.key}) IS NULL", "is NULL, the column is NOT NULL", STOP, policy_of(target, cell.name, "not_null"))]
+        return [Check(place, cell.name, "not_null", f"({cell.key}) IS NULL", "is NULL, the column is NOT NULL", STOP, policy)]
     return []
 
 
 def _key_checks(plan: Plan, target: Target, part: Part, values: Values, place: str) -> list[Check]:
     """Return the check of a key that is made an integer: what is rounded, or written otherwise, would mint another key's id."""
     cell = values.cell
-    own = cell.name == target.id_column
+    own = cell.key is None
+    if own and part.keep:
+        return []
     minted = minting_part(plan, cell.entity) if cell.entity and not own else None
     keyed = part if own else minted[1] if minted else None
     if keyed is None or keyed.key_types[0] != "integer" or values.type in casts.INTEGERS:
@@ -306,7 +316,7 @@ def _key_checks(plan: Plan, target: Target, part: Part, values: Values, place: s
     return [Check(place, cell.name, "changed", sql, "is no whole number, so its id would be another's", STOP, policy_of(target, cell.name, "changed"))]
 
 
-def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str]) -> tuple[Parent, ...]:
+def _parents(plan: Plan, target: Target, part: Part, schema: str, primary_keys: Mapping[str, str]) -> tuple[Parent, ...]:
     result: list[Parent] = []
     for cell in part.cells:
         if not cell.is_id or cell.key is None or cell.entity is None:
@@ -325,6 +335,7 @@ def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str
                 cell.place or part.label,
                 minted[1].table or next((touch.table for touch in minted[1].touches if touch.result == minted[1].key[0]), minted[1].label),
                 minted[1].key_types[0] == "text",
+                becomes_null(target, cell),
             )
         )
     for column, table in part.parents:
@@ -336,8 +347,10 @@ def _parents(plan: Plan, part: Part, schema: str, primary_keys: Mapping[str, str
     return tuple(result)
 
 
-def _parent(number: int, source: str, key: str, child: str, entity: str | None, column: str, place: str, name: str, textual: bool = False) -> Parent:
-    return Parent(f"parent{number}", source, key, child, entity, column, place, name, textual)
+def _parent(
+    number: int, source: str, key: str, child: str, entity: str | None, column: str, place: str, name: str, textual: bool = False, null: bool = False
+) -> Parent:
+    return Parent(f"parent{number}", source, key, child, entity, column, place, name, textual, null)
 
 
 def _joins(parents: Sequence[Parent]) -> str:

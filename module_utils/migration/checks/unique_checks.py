@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..contract.model import TableSpec
+from ..plan import row_id
 from ..plan.model import Part, Plan, Policy, Target
 from ..postgres.quote import ident
 from . import casts
@@ -62,7 +63,8 @@ def build_uniques(plan: Plan, target: Target, scans: Sequence[PartScan], proven:
     if spec is None:
         return tuple(result)
     for constraint in spec.constraints:
-        if constraint.kind == "unique":
+        # A computed primary key is as unique as the source's key.
+        if constraint.kind == "unique" or (constraint.kind == "primary_key" and row_id.kind(target) != row_id.COMPUTED):
             elements: list[tuple[str, str | None]] = [(ident(column), column) for column in constraint.columns]
             result += _unique(target, spec, scans, constraint.name, elements, None, not constraint.nulls_not_distinct, proven)
     for index in spec.indexes:
@@ -77,10 +79,10 @@ def _key_unique(target: Target, scan: PartScan, proven: frozenset[tuple[str, str
     if part.table is not None and len(part.key) == 1 and (part.table, part.key[0]) in proven:
         return None
     columns = ", ".join(f"src.{ident(name)} AS v{i}" for i, name in enumerate(part.key, 1))
-    select = f"SELECT {columns}, {part.key_text} AS source_key, {part.id_cell.sql} AS id, 0 AS place FROM {scan.base}"
+    select = f"SELECT {columns}, {part.key_text} AS source_key, {part.id_sql} AS id, 0 AS place FROM {scan.base}"
     return Unique(
-        target, "the key", (target.id_column,), len(part.key), (UniquePart(part, select),), True, False, part.id_cell.place or part.label,
-        policy_of(target, target.id_column, "unique"),
+        target, "the key", target.identity, len(part.key), (UniquePart(part, select),), True, False, part.identity_cells[0].place or part.label,
+        policy_of(target, target.identity[0], "unique"),
     )  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def _unique(
         inner = ", ".join(f"{scan.values[item].stored} AS {ident(item)}" for item in wanted)
         outer = ", ".join(f"{sql} AS v{i}" for i, sql in enumerate(compared, 1))
         where = f" WHERE ({predicate})" if predicate else (f" WHERE btrim(({ident(single)})::text) <> ''" if single and blank_apart else "")
-        body = f"SELECT {inner}, {scan.part.key_text} AS __key, {scan.part.id_cell.sql} AS __id FROM {scan.base}"
+        body = f"SELECT {inner}, {scan.part.key_text} AS __key, {scan.part.id_sql} AS __id FROM {scan.base}"
         parts.append(UniquePart(scan.part, f"SELECT {outer}, __key AS source_key, __id AS id, {number} AS place FROM ({body}) AS {ident(spec.name)}{where}"))
     columns = columns or tuple(column.name for column in spec.columns if any(_names(sql, column.name) for sql, _ in elements))
     first = columns[0] if columns else elements[0][0]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping as MappingType
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -19,10 +20,11 @@ from ..errors import MigrationError
 from ..mistakes import Consequence, Mistakes
 from ..postgres.quote import ident, literal
 from ..text import counted
-from . import ids
 from . import mapping as m
+from . import primary_key
 from .accounts import check_accounts
 from .column_origins import origins
+from .id_cells import IdCells, Minter, own_cell
 from .model import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
 from .sql_reader import Reads, output_columns, read_expression, read_query
 from .yaml_tree import suggest
@@ -44,7 +46,7 @@ def compile_plan(mappings: m.Mappings, contracts: MappingType[str, Contract], fi
             targets.append(_table_target(mapping, contracts[mapping.service], minters, own))
     for identity in mappings.identities:
         with own:
-            target = _identity_target(identity, minters, own)  # without columns to keep there is no table, but its source is checked
+            target = _identity_target(identity, own)  # without columns to keep there is no table, but its source is checked
             targets += [target] if identity.keep else []
     _no_shared_entities(targets, own)
     check_accounts(mappings.accounts, {target.name: target.columns for target in targets if not target.bookkeeping}, own)
@@ -80,9 +82,6 @@ def _remarks(contract: Contract) -> list[str]:
     return [*unknown, *contract.ignored_lines()]
 
 
-Minter = tuple[str, str, m.Part]  # service, target's table, part
-
-
 def _minters(mappings: m.Mappings, mistakes: Mistakes) -> dict[str, Minter]:
     found: dict[str, Minter] = {}
     candidates = [(mapping.service, mapping.table, part) for mapping in mappings.tables for part in mapping.parts]
@@ -100,27 +99,30 @@ def _minters(mappings: m.Mappings, mistakes: Mistakes) -> dict[str, Minter]:
 
 
 def _entity(name: str, service: str, table: str, part: m.Part) -> Entity:
-    return Entity(name, service, table, part.name, part.table or "", part.key.columns[0])
+    return Entity(name, service, table, part.name, part.table or "", part.key.columns[0], part.key.keep)
 
 
 def _table_target(mapping: m.Mapping, contract: Contract, minters: dict[str, Minter], mistakes: Mistakes) -> Target:
     spec = _find_table(mapping, contract, mistakes)
     stored = tuple(column for column in spec.columns if column.generated is None)
     names = tuple(column.name for column in stored)
-    id_column = ""
+    identity: tuple[str, ...] = ()
     with mistakes:
-        id_column = _id_column(mapping, spec)
-    parts = tuple(_part(mapping.service, mapping.table, mapping.path, part, spec, id_column, minters, mapping.policies, mistakes) for part in mapping.parts)
+        identity = primary_key.identity(mapping, spec)
+    parts = tuple(_part(mapping, part, spec, identity, minters, mistakes) for part in mapping.parts)
     judged = {*names, *(column for part in mapping.parts for column in part.parents)}
     for policy in mapping.policies:
         if policy.column not in judged and _readable(mistakes, mapping.service, spec, policy.column):
             known = suggest(policy.column, names)
             mistakes.note(MigrationError(f"{policy.place}: {mapping.service}.{mapping.table} has no column {policy.column!r}{known}"))
+        elif policy.policy == "null" and parts:
+            with mistakes:
+                primary_key.require_nullable(policy, mapping, spec, parts)
     return Target(
         service=mapping.service,
         schema=spec.schema,
         table=spec.name,
-        id_column=id_column,
+        identity=identity,
         columns=names,
         column_types=tuple(column.type for column in stored),
         parts=parts,
@@ -148,28 +150,11 @@ def _find_table(mapping: m.Mapping, contract: Contract, mistakes: Mistakes) -> T
     return found[0]
 
 
-def _id_column(mapping: m.Mapping, spec: TableSpec) -> str:
-    keys = [constraint.columns for constraint in spec.constraints if constraint.kind == "primary_key"]
-    if len(keys) != 1 or len(keys[0]) != 1:
-        raise MigrationError(f"{mapping.path}: {spec.schema}.{spec.name} needs a primary key of one uuid column in the schema SQL")
-    (name,) = keys[0]
-    column = next(column for column in spec.columns if column.name == name)
-    if column.type != "uuid":
-        raise MigrationError(f"{mapping.path}: the primary key {spec.schema}.{spec.name}.{name} is {column.type}, not uuid")
-    return name
-
-
 def _part(
-    service: str,
-    table: str,
-    path: str,
-    part: m.Part,
-    spec: TableSpec,
-    id_column: str,
-    minters: dict[str, Minter],
-    policies: tuple[m.Policy, ...],
-    mistakes: Mistakes,
+    mapping: m.Mapping, part: m.Part, spec: TableSpec, identity: tuple[str, ...], minters: dict[str, Minter], mistakes: Mistakes
 ) -> Part:
+    service, table = mapping.service, mapping.table
+    own = primary_key.minted_column(spec, identity)
     entity = part.key.mints or (f"{service}.{table}.{part.name}" if part.name else f"{service}.{table}")
     wire = {column.name: column.wire_type for column in spec.columns if column.generated is None}
     rules = {column.name: column for column in part.columns}
@@ -180,36 +165,39 @@ def _part(
                 raise MigrationError(f"{rule.place}: {service}.{table}.{name} is GENERATED, so the target computes it itself; leave it out of 'columns'")
             if name not in wire and _readable(mistakes, service, spec, name):
                 raise MigrationError(f"{rule.place}: {service}.{table} has no column {name!r}{suggest(name, tuple(wire))}")
-            if name == id_column:
-                raise MigrationError(f"{rule.place}: {name!r} is minted by 'key'; leave it out of 'columns'")
+            if name == own:
+                how = f"key: {{from: ..., map: {rule.translate}}}" if rule.translate else "key: {from: ..., keep: ..., mints: ...}"
+                raise MigrationError(f"{rule.place}: {name!r} is given by 'key' ({how} when it is not minted); leave it out of 'columns'")
     near = {match for name in rules if name not in wire for match in get_close_matches(name, tuple(wire), n=1)}
     given = {*rules, *part.unread, *near}  # a column whose name is mistyped is one mistake, not two
     for name in part.counted:
         if name not in given and m.EVERY not in given:
             text = f"{part.place}: 'counted' names {name!r}, which is no column of the mapping{suggest(name, tuple(rules))}"
             mistakes.note(MigrationError(text))
-    missing = [name for name in wire if id_column and name != id_column and name not in given]
+    missing = [name for name in wire if identity and name not in identity and name not in given]
     if missing and m.EVERY not in given:
         where = f"part {part.name!r} gives" if part.name else "the mapping gives"
         text = f"{part.place}: {where} no value for {', '.join(missing)}; every target column has a source or a 'value'"
         mistakes.note(MigrationError(text))
     cells = []
+    null = frozenset(policy.column for policy in mapping.policies if policy.policy == "null")
+    id_cells = IdCells(minters, null, mistakes, lambda home, of: _projection(home, home.place, of, (), (), Mistakes()))
     for column in spec.columns:
         if column.name in generated:
             continue
         with mistakes:
             if column.identity == "always":
-                raise MigrationError(
-                    f"{path}: {service}.{table}.{column.name} is GENERATED ALWAYS AS IDENTITY, which no UPDATE may set; write BY DEFAULT in the schema SQL"
-                )
-            if column.name == id_column:
-                cells.append(_id_cell(id_column, entity, part))
+                fault = "is GENERATED ALWAYS AS IDENTITY, which no UPDATE may set; write BY DEFAULT in the schema SQL"
+                raise MigrationError(f"{mapping.path}: {service}.{table}.{column.name} {fault}")
+            if column.name == own:
+                cells.append(id_cells.own(own, entity, part))
             elif column.name in rules:
-                cells.append(_placeholders(_cell(rules[column.name], column.wire_type, minters, mistakes), policies))
-    return _projection(part, path, entity, tuple(cells), mistakes)
+                cells.append(_placeholders(_cell(rules[column.name], column.wire_type, id_cells), mapping.policies))
+    projection = _projection(part, mapping.path, entity, tuple(cells), identity, mistakes)
+    return replace(projection, lookups=id_cells.lookups, key_types=id_cells.key_types(part))
 
 
-def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], mistakes: Mistakes) -> Part:
+def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], identity: tuple[str, ...], mistakes: Mistakes) -> Part:
     reads, tables, stars = _reads(part, cells, mistakes)
     return Part(
         name=part.name,
@@ -230,12 +218,14 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], m
         parents=tuple(sorted(part.parents.items())),
         counted=tuple(sorted(part.counted.items())),
         origins=tuple(sorted(origins(part.query, part.query_path or part.place).items())) if part.query is not None else (),
+        identity=identity,
+        keep=part.key.keep,
     )
 
 
 def _reads(part: m.Part, cells: tuple[Cell, ...], mistakes: Mistakes) -> tuple[tuple[Read, ...], tuple[str, ...], tuple[str, ...]]:
-    used = dict.fromkeys([*part.key.columns, part.chunk_by, *part.parents, *(name for cell in cells for name in cell.reads)])
-    used.pop("", None)  # a chunk_by that has a mistake
+    used = dict.fromkeys([*part.key.columns, part.key.keep or "", part.chunk_by, *part.parents, *(name for cell in cells for name in cell.reads)])
+    used.pop("", None)  # what is not named, or has a mistake
     if part.query is None:
         return tuple(Read((str(part.table),), name) for name in used), (str(part.table),), ()
     place = part.query_path or part.place
@@ -266,16 +256,7 @@ def _check_touches(part: m.Part, found: Reads, place: str, mistakes: Mistakes) -
         mistakes.note(MigrationError(f"{part.place}: {fault}"))
 
 
-def _id_cell(name: str, entity: str, part: m.Part) -> Cell:
-    fields = [_key_field(f"src.{ident(column)}", kind) for column, kind in zip(part.key.columns, part.key.types, strict=True)]
-    return Cell(name, ids.expression(entity, fields), "bytea", is_id=True, entity=entity, reads=part.key.columns, place=part.key.place)
-
-
-def _key_field(sql: str, kind: str) -> str:
-    return ids.integer_field(sql) if kind == "integer" else ids.text_field(sql)
-
-
-def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter], mistakes: Mistakes) -> Cell:
+def _cell(column: m.Column, wire_type: str, id_cells: IdCells) -> Cell:
     if column.plan_time:
         return Cell(column.name, f"{PLAN_TIME_SQL}::{wire_type}", wire_type, constant=True, place=column.place)
     if column.source is None and column.sql is None:
@@ -288,14 +269,10 @@ def _cell(column: m.Column, wire_type: str, minters: dict[str, Minter], mistakes
         sql, reads = f"(\n{text}\n)", read_expression(text, f"{column.place}: column {column.name}")
     if column.translate is None:
         return Cell(column.name, f"{sql}::{wire_type}", wire_type, reads=reads, place=column.place)
-    if column.translate not in minters:
-        text = f"{column.place}: column {column.name}: no mapping mints {column.translate!r}{suggest(column.translate, tuple(minters))}"
-        raise Consequence(text) if "mappings" in mistakes.unread else MigrationError(text)
+    cell = id_cells.reference(column.name, column.translate, sql, reads, column.place)
     if wire_type != "uuid":
         raise MigrationError(f"{column.place}: column {column.name}: an id map gives a uuid, the target column is {wire_type}")
-    kind = next(iter(minters[column.translate][2].key.types), "integer")
-    expression = ids.expression(column.translate, [_key_field(sql, kind)])
-    return Cell(column.name, expression, "bytea", is_id=True, entity=column.translate, key=sql, reads=reads, place=column.place)
+    return cell
 
 
 def _constant(value: Any) -> str:
@@ -325,18 +302,18 @@ def _placeholders(cell: Cell, policies: tuple[m.Policy, ...]) -> Cell:
     return cell
 
 
-def _identity_target(identity: m.Identity, minters: dict[str, Minter], mistakes: Mistakes) -> Target:
+def _identity_target(identity: m.Identity, mistakes: Mistakes) -> Target:
     """Return the bookkeeping table that keeps an identity's columns: migration.<entity>."""
-    cells = [_id_cell("id", identity.entity, identity.part)]
-    cells += [_cell(m.Column(name, identity.path, source=name), kind, minters, mistakes) for name, kind in identity.keep.items()]
+    cells = [own_cell("id", identity.entity, identity.part)]
+    cells += [Cell(name, f"src.{ident(name)}::{kind}", kind, reads=(name,), place=identity.path) for name, kind in identity.keep.items()]
     return Target(
         service=identity.database,
         schema=BOOKKEEPING,
         table=identity.entity,
-        id_column="id",
+        identity=("id",),
         columns=("id", *identity.keep),
         column_types=("uuid", *identity.keep.values()),
-        parts=(_projection(identity.part, identity.path, identity.entity, tuple(cells), mistakes),),
+        parts=(_projection(identity.part, identity.path, identity.entity, tuple(cells), ("id",), mistakes),),
         bookkeeping=True,
     )
 
@@ -347,8 +324,11 @@ def _id_maps(mappings: m.Mappings, targets: list[Target], minters: dict[str, Min
     paths |= {(identity.database, identity.entity): identity.path for identity in mappings.identities}
     result = []
     for service in dict.fromkeys(service for service, _, _ in minters.values()):
+        # Two entities may keep the same UUIDs.
+        kept = any(part.key.keep for owner, _, part in minters.values() if owner == service)
+        identity = ("source_key", "entity") if kept else ("id",)
         parts = tuple(
-            _id_map_part(entity, part, paths[service, table])
+            _id_map_part(entity, part, paths[service, table], identity)
             for entity, (owner, table, part) in sorted(minters.items())
             if owner == service
         )
@@ -357,7 +337,7 @@ def _id_maps(mappings: m.Mappings, targets: list[Target], minters: dict[str, Min
                 service=service,
                 schema=BOOKKEEPING,
                 table=ID_MAP,
-                id_column="id",
+                identity=identity,
                 columns=tuple(name for name, _ in ID_MAP_COLUMNS),
                 column_types=tuple(kind for _, kind in ID_MAP_COLUMNS),
                 parts=parts,
@@ -367,15 +347,15 @@ def _id_maps(mappings: m.Mappings, targets: list[Target], minters: dict[str, Min
     return result
 
 
-def _id_map_part(entity: str, part: m.Part, path: str) -> Part:
+def _id_map_part(entity: str, part: m.Part, path: str, identity: tuple[str, ...]) -> Part:
     key = part.key.columns[0]
-    id_cell = _id_cell("id", entity, part)
+    id_cell = own_cell("id", entity, part)
     cells = (
         Cell("entity", f"{literal(entity)}::text", "text", constant=True, place=part.key.place),
         Cell("source_key", f"(src.{ident(key)})::text", "text", reads=(key,), place=part.key.place),
         id_cell,
     )
-    projection = _projection(part, path, entity, cells, Mistakes())  # the part was checked with its target
+    projection = _projection(part, path, entity, cells, identity, Mistakes())  # the part was checked with its target
     return Part(**{**projection.__dict__, "name": entity})
 
 

@@ -19,7 +19,7 @@ from ..mistakes import Mistakes
 from .accounts import AccountTable, read_accounts
 from .yaml_tree import Node, read, suggest
 
-POLICIES = ("block", "quarantine", "placeholder")
+POLICIES = ("block", "quarantine", "placeholder", "null")
 RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type", "infinity")
 KEY_TYPES = ("integer", "text")
 KEEP_TYPES = ("text", "jsonb", "boolean", "smallint", "integer", "bigint", "numeric", "date", "timestamp without time zone", "uuid")
@@ -46,12 +46,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Key:
-    """The source columns that identify a row, their kind, and the entity its UUIDs belong to (None: a leaf's own)."""
+    """The source columns that identify a row, their kind, and the entity its UUIDs belong to (None: a leaf's own).
+
+    `keep` is the source's uuid column that stays the row's id; `translate` names the id map that gives the row its parent's id.
+    """
 
     columns: tuple[str, ...]
     types: tuple[str, ...]
     mints: str | None
     place: str
+    keep: str | None = None
+    translate: str | None = None
 
 
 @dataclass(frozen=True)
@@ -311,14 +316,25 @@ def _touch(table: str, node: Node) -> Touch:
 
 
 def _key(node: Node, identity: str | None, mistakes: Mistakes) -> Key:
-    found = node.only("key", ("from", "mints", "type"), ("from",), mistakes)
+    keeps = isinstance(node.value, dict) and "keep" in node.value  # which is the key where none is named beside it
+    found = node.only("key", ("from", "mints", "type", "keep", "map"), () if keeps else ("from",), mistakes)
     mints = identity
     columns: tuple[str, ...] = ()
     with mistakes:
         mints = identity or (found["mints"].text("key.mints") if "mints" in found else None)
     with mistakes:
-        columns = node.part(found, "from").texts("key.from")
-    types: tuple[str, ...] = ("integer",) * len(columns)
+        columns = node.part(found, "from" if "from" in found or not keeps else "keep").texts("key.from")
+    keep = translate = None
+    with mistakes:
+        keep = found["keep"].text("key.keep") if keeps else None
+        translate = found["map"].text("key.map") if "map" in found else None
+        if keep and mints is None:
+            raise found["keep"].fail("a kept id is remembered in the id map, so 'mints' names its entity (key: {from: id, keep: ..., mints: ...})")
+        if translate and (mints or keep):
+            raise found["map"].fail(f"the id is one of {translate!r} already, so nothing is minted or kept here; others refer to it with 'map: {translate}'")
+        if translate and len(columns) > 1:
+            raise found["map"].fail("one column holds the parent's key; the columns of a composite primary key are in 'columns', each with its 'map'")
+    types: tuple[str, ...] = ("text" if keeps and "from" not in found else "integer",) * len(columns)
     with mistakes:
         types = found["type"].texts("key.type") if "type" in found else types
         for kind in types:
@@ -328,7 +344,7 @@ def _key(node: Node, identity: str | None, mistakes: Mistakes) -> Key:
             raise node.fail("key.type must name one type for each column of key.from")
         if mints and len(columns) > 1:
             raise node.fail("only a key of one column can mint an entity that others refer to")
-    return Key(columns, types if len(types) == len(columns) else ("integer",) * len(columns), mints, node.place)
+    return Key(columns, types if len(types) == len(columns) else ("integer",) * len(columns), mints, node.place, keep, translate)
 
 
 def _column(name: str, node: Node) -> Column:
@@ -374,11 +390,13 @@ def _policy(column: str, rule: str, chosen: Node) -> Policy:
     if rule not in RULES:
         raise chosen.fail(f"policies of {column}: unknown rule {rule!r}{suggest(rule, RULES)}")
     placeholder = None
-    policy = chosen.value
+    policy = "null" if chosen.value is None else chosen.value  # YAML reads the word as nothing
     if isinstance(policy, dict):
         found = chosen.only(f"policy {column}.{rule}", ("placeholder",), ("placeholder",))
         policy, placeholder = "placeholder", found["placeholder"].text("placeholder")
     if not isinstance(policy, str) or policy not in POLICIES:
         policy = policy if isinstance(policy, str) else "this"
         raise chosen.fail(f"policy {column}.{rule}: {policy!r} is not known{suggest(str(policy), POLICIES)}")
+    if policy == "null" and rule != "foreign_key":
+        raise chosen.fail(f"policy {column}.{rule}: 'null' is for foreign_key alone: a reference to a row that is not there becomes NULL")
     return Policy(column, rule, policy, placeholder, chosen.place)

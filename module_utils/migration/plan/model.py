@@ -44,7 +44,7 @@ class Cell:
     """One target column: its name, the source SQL of its value (over the alias src), its type on the wire.
 
     `reads` are the source columns the value is made of; `entity` is the id map it goes through, `key` then the SQL of the
-    source key. A cell whose `type` is bytea while the target's is uuid holds an id.
+    source key. A cell whose `type` is bytea while the target's is uuid holds an id; `kept` is one that the source has already.
     """
 
     name: str
@@ -56,6 +56,38 @@ class Cell:
     reads: tuple[str, ...] = ()
     constant: bool = False
     place: str = ""
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What a part reads of another part's source: the row whose key is `child` (SQL over src), shown as the column `name` of src.
+
+    It shows the other row's kept id, or that there is such a row where `home` keeps none; with `carried` only rows that are not quarantined,
+    which a setting of the connection lists (quarantine_setting()).
+    """
+
+    name: str
+    child: str
+    home: Part
+    carried: bool = False
+
+    def joined(self, schema: str) -> str:
+        """Return the join; its names are none that a mapping's SQL can mean."""
+        key = f"src.{ident(self.home.key[0])}"
+        shown = "true" if self.home.keep is None else f"(src.{ident(self.home.keep)})::uuid"
+        # An id of other than an integer stands for the key's text.
+        whole = self.home.key_types[0] == "integer"
+        on = f"{self._key} = ({self.child})::int8" if whole else f'{self._key}::text COLLATE "C" = ({self.child})::text COLLATE "C"'
+        source = self.home.source(schema)
+        if self.carried:
+            listed = f"unnest((SELECT current_setting({literal(quarantine_setting(self.home.entity))})::text[]))"
+            source += f" WHERE NOT EXISTS (SELECT FROM {listed} AS quarantined (key) WHERE quarantined.key = {self.home.key_text})"
+        return f" LEFT JOIN (SELECT {key} AS {self._key}, {shown} AS {ident(self.name)} FROM {source}) AS {ident(self.name)} ON {on}"
+
+    @property
+    def _key(self) -> str:
+        return ident(f"{self.name} key")
 
 
 @dataclass(frozen=True)
@@ -79,7 +111,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a target."""
+    """One source of a target; `identity` are the columns of the target that tell its rows apart, `keep` the source's column that is their id."""
 
     name: str
     path: str
@@ -99,6 +131,9 @@ class Part:
     parents: tuple[tuple[str, str], ...]
     counted: tuple[tuple[str, str], ...] = ()
     origins: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    identity: tuple[str, ...] = ()
+    keep: str | None = None
+    lookups: tuple[Lookup, ...] = ()
 
     def origins_of(self, column: str) -> tuple[tuple[str, str], ...]:
         """Return the (table, column) pairs whose values, and no others, a column of the source shows; none when it is computed."""
@@ -119,8 +154,16 @@ class Part:
     def apart(self, schema: str, column: str, predicate: Predicate | None) -> tuple[str, str]:
         """Return the same as the FROM item and its WHERE, for those who join something to the item."""
         where = f" WHERE {predicate('src.' + ident(column))}" if predicate else ""
+        item = self._item(schema, column, predicate)
+        if not self.lookups:
+            return item, where
+        shown = ", ".join(f"{ident(lookup.name)}.{ident(lookup.name)}" for lookup in self.lookups)
+        joins = "".join(lookup.joined(schema) for lookup in self.lookups)
+        return f"(SELECT src.*, {shown} FROM {item}{joins}{where}) AS src", " WHERE true" if predicate else ""
+
+    def _item(self, schema: str, column: str, predicate: Predicate | None) -> str:
         if self.query is None:
-            return f"{qualified(schema, str(self.table))} AS src", where
+            return f"{qualified(schema, str(self.table))} AS src"
         shadows = [
             f"{ident(touch.table)} AS NOT MATERIALIZED (SELECT * FROM {qualified(schema, touch.table)} WHERE {predicate(ident(touch.column))})"
             for touch in self.touches
@@ -128,7 +171,7 @@ class Part:
         ]
         inner = f"(\n{self.query.strip().rstrip(';')}\n)"
         body = f"(WITH {', '.join(shadows)} SELECT * FROM {inner} AS result)" if shadows else inner
-        return f"{body} AS src", where
+        return f"{body} AS src"
 
     def select(self, schema: str, predicate: Predicate | None = None) -> str:
         """Return the projection: the target's columns in order."""
@@ -140,9 +183,20 @@ class Part:
         return f"SELECT {', '.join(expressions)} FROM {self.source(schema, predicate)}"
 
     @property
-    def id_cell(self) -> Cell:
-        """Return the cell of the row's own id."""
-        return next(cell for cell in self.cells if cell.is_id and cell.entity == self.entity)
+    def identity_cells(self) -> tuple[Cell, ...]:
+        """Return the cells that tell the target's rows apart."""
+        return tuple(next(cell for cell in self.cells if cell.name == name) for name in self.identity)
+
+    @property
+    def id_sql(self) -> str:
+        """Return the SQL of the row's own id (16 bytes), or of NULL where the target's rows have none."""
+        own = self.identity_cells
+        return own[0].sql if len(own) == 1 and own[0].is_id else "NULL::bytea"
+
+    @property
+    def every_table(self) -> tuple[str, ...]:
+        """Return all tables that the projection reads, those that it looks ids up in included."""
+        return tuple(dict.fromkeys([*self.tables, *(name for lookup in self.lookups for name in lookup.home.tables)]))
 
     @property
     def key_text(self) -> str:
@@ -159,12 +213,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Target:
-    """One target table with its parts; `bookkeeping` marks the tables that the migration itself keeps."""
+    """One target table with its parts; `bookkeeping` marks the tables that the migration itself keeps.
+
+    `identity` are the columns that tell its rows apart: the primary key (row_id.py has what follows from it).
+    """
 
     service: str
     schema: str
     table: str
-    id_column: str
+    identity: tuple[str, ...]
     columns: tuple[str, ...]
     column_types: tuple[str, ...]
     parts: tuple[Part, ...]
@@ -184,7 +241,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Entity:
-    """What mints an id that others refer to: where its id map is and which part mints it."""
+    """What mints an id that others refer to: where its id map is and which part mints it; `keep` is the source's column that has it already."""
 
     name: str
     service: str
@@ -192,6 +249,7 @@ class Entity:
     part: str
     source: str
     key: str
+    keep: str | None = None
 
 
 @dataclass(frozen=True)
@@ -248,7 +306,14 @@ class Plan:
 
     def settings(self, namespace: str, plan_time: str) -> dict[str, str]:
         """Return the startup settings that a source connection needs to run the projections."""
-        return {**ids.settings(namespace, self.entity_names), PLAN_TIME_SETTING: plan_time}
+        quarantined = {quarantine_setting(name): "{}" for name in self.needed_quarantine}
+        return {**ids.settings(namespace, self.entity_names), PLAN_TIME_SETTING: plan_time, **quarantined}
+
+    @property
+    def needed_quarantine(self) -> tuple[str, ...]:
+        """Return the entities whose quarantined keys a projection must know, because what refers to them is carried with NULL."""
+        lookups = (lookup for target in self.targets for part in target.parts for lookup in part.lookups if lookup.carried)
+        return tuple(dict.fromkeys(lookup.home.entity for lookup in lookups))
 
     def of(self, service: str) -> tuple[Target, ...]:
         """Return the targets in one database."""
@@ -263,6 +328,11 @@ class Plan:
     def services(self) -> tuple[str, ...]:
         """Return the target databases' names."""
         return tuple(dict.fromkeys(target.service for target in self.targets))
+
+
+def quarantine_setting(entity: str) -> str:
+    """Return the name of the source connection's setting that lists the quarantined keys of an entity (text[])."""
+    return f"migration.quarantined_{entity.encode().hex()}"
 
 
 def between(low: str | None, high: str | None, *, nulls: bool = False) -> Predicate:
@@ -319,6 +389,7 @@ def _target(data: Mapping[str, Any]) -> Target:
     fields["policies"] = tuple(Policy(**policy) for policy in data["policies"])
     fields["columns"] = tuple(data["columns"])
     fields["column_types"] = tuple(data["column_types"])
+    fields["identity"] = tuple(data["identity"])
     return Target(**fields)
 
 
@@ -327,7 +398,8 @@ def _part(data: Mapping[str, Any]) -> Part:
     fields["touches"] = tuple(Touch(**touch) for touch in data["touches"])
     fields["cells"] = tuple(Cell(**{**cell, "reads": tuple(cell["reads"])}) for cell in data["cells"])
     fields["reads"] = tuple(Read(tuple(read["tables"]), read["column"]) for read in data["reads"])
-    for name in ("key", "key_types", "tables", "stars"):
+    fields["lookups"] = tuple(Lookup(lookup["name"], lookup["child"], _part(lookup["home"]), lookup["carried"]) for lookup in data["lookups"])
+    for name in ("key", "key_types", "tables", "stars", "identity"):
         fields[name] = tuple(data[name])
     for name in ("dropped", "parents", "counted"):
         fields[name] = tuple((first, second) for first, second in data[name])

@@ -241,3 +241,8 @@ def scalar(connection: Connection, statement: str, arguments: Sequence[Any] | Ma
     """Run a statement and return the one value of its first row, or None when there is no row."""
     found = rows(connection, statement, arguments)
     return found[0][0] if found else None
+
+
+def copy_text(value: str) -> str:
+    """Return a value as a field of COPY's text format."""
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")

@@ -19,9 +19,10 @@ from ..checks.sql_errors import about_rows, said
 from ..checks.unique_checks import Unique, build_uniques
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import row_id
 from ..plan.model import Target
 from ..postgres import driver
-from ..postgres.quote import ident, literal
+from ..postgres.quote import array, ident
 
 FIRST = 5
 MOST_FOREIGN = 50_000  # rows of a service's own that are compared one by one
@@ -89,8 +90,8 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
 
 def _foreign(source: driver.Connection, connection: driver.Connection, target: Target, scans: Sequence[PartScan]) -> list[str]:
     """Return the ids (hex) that are in the target and not in the projection."""
-    own = " UNION ALL ".join(f"SELECT {scan.part.id_cell.sql} AS id FROM {scan.base}" for scan in scans)
-    theirs = f"SELECT uuid_send({ident(target.id_column)}) AS id FROM {target.qualified}"
+    own = " UNION ALL ".join(f"SELECT {row_id.source_bytes(target, scan.part)} AS id FROM {scan.base}" for scan in scans)
+    theirs = f"SELECT {row_id.target_bytes(target)} AS id FROM {target.qualified} AS t"
     here = {row[0]: row[1:] for row in driver.rows(source, f"SELECT {_BUCKET} FROM ({own}) AS ids WHERE id IS NOT NULL GROUP BY 1")}
     there = {row[0]: row[1:] for row in driver.rows(connection, f"SELECT {_BUCKET} FROM ({theirs}) AS ids GROUP BY 1")}
     found: list[str] = []
@@ -110,9 +111,9 @@ def _collisions(source: driver.Connection, connection: driver.Connection, unique
     target = unique.target
     numeric = {ident(name) for name, kind in zip(target.columns, target.column_types, strict=True) if re.match(r"numeric(\(|$)", kind)}
     held = ", ".join(f"{sql} AS v{number}" for number, sql in enumerate(unique.elements, 1))
-    ids = literal("{" + ",".join(foreign) + "}")
+    wanted = f"encode({row_id.target_bytes(target, ident(target.table))}, 'hex') = ANY ({array(foreign)}::text[])"
     predicate = f" AND ({unique.predicate})" if unique.predicate else ""
-    theirs = f"SELECT {held} FROM {target.qualified} AS {ident(target.table)} WHERE {ident(target.id_column)} = ANY ({ids}::uuid[]){predicate}"
+    theirs = f"SELECT {held} FROM {target.qualified} AS {ident(target.table)} WHERE {wanted}{predicate}"
     digest = _digest(unique, numeric)
     values = [bytes(row[0]) for row in driver.rows(connection, f"SELECT DISTINCT {digest} FROM ({theirs}) AS every") if row[0] is not None]
     if not values:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from ..checks.findings import STOP, Finding
 from ..checks.row_checks import minting_part, scanned, spec_of
 from ..checks.source_catalog import SourceCatalog
-from ..plan.model import Part, Plan, Read
+from ..plan.model import Part, Plan, Read, Target
 from ..postgres.quote import ident, qualified
 
 
@@ -54,6 +54,7 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
 def check_references(plan: Plan) -> list[Finding]:
     """Return a finding for each foreign key of the contract whose column goes through the id map of another table than it names."""
     findings = []
+    targets = {(target.service, target.schema, target.table): target for target in plan.targets}
     for target in plan.targets:
         spec = spec_of(plan, target)
         for constraint in spec.constraints if spec else ():
@@ -65,12 +66,20 @@ def check_references(plan: Plan) -> list[Finding]:
                 cell = next((item for item in part.cells if item.name == name), None)
                 minted = minting_part(plan, cell.entity) if cell is not None and cell.is_id and cell.entity else None
                 if cell is None or minted is None or (minted[0].schema, minted[0].table) == wanted:
-                    continue  # what is no id is held against the other table's rows (hanging.py)
+                    continue
+                other = targets.get((target.service, *wanted))
+                if other is not None and _carries(other, constraint.foreign.columns[0], cell.entity):
+                    continue  # what is no id of that table's own is held against its rows (hanging.py)
                 message = f"refers to {'.'.join(wanted)} in the schema SQL, but goes through the id map {cell.entity!r}"
                 right = next((item.name for item in plan.entities if item.target == wanted[1]), "")
                 step = f"write {name}: {{from: ..., map: {right}}}" if right else f"mint ids in the mapping of {wanted[1]} (key: {{from: id, mints: ...}})"
                 findings.append(Finding(STOP, cell.place or part.label, "foreign_key", message, step, target.name, name))
     return findings
+
+
+def _carries(other: Target, column: str, entity: str | None) -> bool:
+    """Tell whether a column of another table has ids of the same id map in all its parts, so that a foreign key to it can hold."""
+    return all(any(cell.name == column and cell.is_id and cell.entity == entity for cell in part.cells) for part in other.parts)
 
 
 def check_database(plan: Plan, source: SourceCatalog, host: str, database: str) -> list[Finding]:
@@ -104,7 +113,7 @@ def _readable(names: Iterable[str], source: SourceCatalog) -> bool:
 def _has_key(parent: Part, source: SourceCatalog) -> bool:
     """Return whether a part's keys can be read; in a query every column counts."""
     unknown = _unknown_reads(parent, source)
-    return _readable(parent.tables, source) and not (unknown if parent.query else [read for read in unknown if read.column in parent.key])
+    return _readable(parent.tables, source) and not (unknown if parent.query else [read for read in unknown if read.column in (*parent.key, parent.keep)])
 
 
 def volatile_names(plan: Plan) -> dict[str, str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..checks import foreign_key_checks, quarantine, row_accounting, source_catalog
@@ -16,6 +17,7 @@ from ..checks.findings import INFO, STOP, WARN, Finding, ordered, stops
 from ..checks.row_checks import scanned as scanned_parts
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import null_references
 from ..postgres import driver
 from ..progress import Progress
 from ..sessions.reset_links import reset_links
@@ -76,6 +78,7 @@ class Report:
 
 def run(context: Context, options: Options, live: records.Migration | None, progress: Progress | None = None) -> Report:
     """Return what preflight finds; MigrationError when a database cannot be reached."""
+    context = replace(context, quarantined={})  # nothing is put aside yet that a projection would have to know of
     progress = progress or Progress(None)
     clock: dict[str, float] = {}
     started = time.monotonic()
@@ -144,6 +147,10 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
                 found, extra["quarantine"], aside = _quarantine(context, plan_time, options.quarantine_cap)
                 findings += found
                 lap("quarantine")
+            if null_references.cells(context.plan) and stops(findings) == 0:
+                pace.breathe()
+                found, extra["nulled"] = _nulled(context, source, quarantine.by_part(aside))
+                findings += found
             if stops(findings) == 0:
                 pace.breathe()
                 with driver.database_errors(context.source.place, "accounting for every row"):
@@ -163,6 +170,21 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
         except Impatient as exc:
             findings.append(Finding(STOP, "preflight", "pressure", str(exc), "run it again when it is over, or allow more in preflight_limits"))
     return Report(ordered(findings), rows, clock, extra)
+
+
+def _nulled(context: Context, source: driver.Connection, refused: Mapping[tuple[str, str], Sequence[str]]) -> tuple[list[Finding], list[dict[str, Any]]]:
+    """Return how many references become NULL by policy, those to quarantined rows included."""
+    with driver.database_errors(context.source.place, "counting references that become NULL"):
+        null_references.tell(source, context.plan, refused)
+        counted = null_references.count(lambda statement: driver.rows(source, statement), context.plan, context.source.schema, refused)
+    step = "chosen in the mapping (foreign_key: null); validate expects exactly that"
+    said = "become NULL in all: the row of {} is not there or is quarantined"
+    findings = [
+        Finding(INFO, item.target, "foreign_key", said.format(item.refers_to), step, item.target, item.column, item.rows)
+        for item in counted
+        if item.rows and refused  # else each has been counted with the rows' checks
+    ]
+    return findings, [item.to_dict() for item in counted]
 
 
 def _quarantine(context: Context, plan_time: str, cap: int) -> tuple[list[Finding], list[dict[str, Any]], tuple[quarantine.Reject, ...]]:

@@ -199,6 +199,8 @@ def _finding(connection: driver.Connection, scan: PartScan, check: Check, count:
 def _level(check: Check, target: Target) -> tuple[str, str]:
     if check.level == INFO:
         return INFO, ""
+    if check.policy is not None and check.policy.policy == "null":
+        return WARN, "becomes NULL by policy; each row is carried"
     if check.rejects:
         return WARN, "quarantined by policy, with what depends on them: they go to migration.rejects"
     if check.level == WARN and check.policy is None:

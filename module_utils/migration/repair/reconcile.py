@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
 from ..checks import reconciliation
 from ..context import Context
 from ..contract.model import Contract
 from ..errors import MigrationError
-from ..plan import ids
+from ..plan import ownership
 from ..plan.load_order import parents_first
 from ..postgres import driver
-from ..postgres.quote import ident
 from ..state.exported_snapshot import read_only_snapshot
 from ..upsert.upsert import Equalized, Work, equalize
 from ..validate.result import Finding
@@ -23,6 +24,7 @@ from ..validate.run import differing_rows
 from .key_spool import Spool
 
 APPLICATION_NAME = "edulink-migration reconcile"
+BATCH = 10_000  # findings
 First = Callable[[str, driver.Connection], Equalized]  # of a service, in the transaction that writes to it
 
 
@@ -33,30 +35,54 @@ def reconcile(context: Context, plan_time: str) -> int:
         driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
         found = differing_rows(context, plan_time, snapshot)
-        # What a service made itself meanwhile stays; validation names it.
-        ours = (item for item in found if item.source_key is not None or item.id is None or ids.minted(item.id))
-        written = settle(context, plan_time, snapshot, ours).rows
+        written = settle(context, plan_time, snapshot, _ours(context, found)).rows
         _require_every_row(context, plan_time, snapshot)
         return written
     finally:
         holder.close()
 
 
+def _ours(context: Context, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings without the rows that a service made itself meanwhile: those stay, and validation names them."""
+    targets = {target.name: target for target in context.plan.targets}
+    with contextlib.ExitStack() as stack:
+        asks: dict[str, ownership.Ask] = {}
+        loaded: dict[str, bool] = {}
+        while batch := list(itertools.islice(findings, BATCH)):
+            for name, group in itertools.groupby(batch, key=lambda item: item.target):
+                target, rows = targets[name], list(group)
+                if target.service not in asks:
+                    connection = stack.enter_context(
+                        contextlib.closing(context.connect_target(target.service, APPLICATION_NAME, readonly=True, autocommit=True))
+                    )
+                    asks[target.service] = functools.partial(driver.rows, connection)
+                if name not in loaded:
+                    loaded[name] = ownership.loaded_bare(target, asks[target.service])
+                extra = [item.id for item in rows if item.source_key is None and item.id is not None]
+                known = ownership.known(target, extra, asks[target.service]) if extra and not loaded[name] else set(extra)
+                yield from (item for item in rows if item.source_key is not None or item.id is None or item.id in known)
+
+
 def _require_every_row(context: Context, plan_time: str, snapshot: str) -> None:
     """Hold the targets' own rows against what the source has in the snapshot; MigrationError when a sum is off.
 
-    Only ids of the form that this migration mints are counted: what a service made itself is its own.
+    Only rows that are known as the migration's are counted: what a service made itself is its own. Where nothing tells, the comparison of
+    every row, which has gone before, is all that there is.
     """
     held: dict[str, int] = {}
+    untold: list[str] = []
     for service in context.plan.services:
         reading = driver.database_errors(context.targets[service].place, "counting its rows")
         with contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, autocommit=True)) as connection, reading:
             for target in context.plan.of(service):
-                minted = ids.minted_sql(ident(target.id_column))
-                held[target.name] = int(driver.scalar(connection, f"SELECT count(*) FROM {target.qualified} WHERE {minted}"))
+                ours = "true" if ownership.loaded_bare(target, functools.partial(driver.rows, connection)) else ownership.condition(target, "t")
+                if ours == "false":
+                    untold.append(target.name)
+                    continue
+                held[target.name] = int(driver.scalar(connection, f"SELECT count(*) FROM {target.qualified} AS t WHERE {ours}"))
     counts = reconciliation.counts_in(context, plan_time, snapshot, reconciliation.put_aside(context))
     assert counts is not None  # the caller holds the snapshot
-    found = counts.against(held)
+    found = counts.against(held | {name: counts.expected[name] for name in untold})
     if not found.passed:
         raise MigrationError(f"{found.verdict}; run it again: it compares both sides row by row and carries what is missing")
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checks import quarantine
 from ..context import Context
+from ..plan import null_references
 from ..postgres import driver
 from ..text import counted
 from ..upsert.upsert import Equalized
+from ..validate.result import DIFFERENT
 from ..validate.run import MISSING, Finding
 from .reconcile import settle
 
@@ -88,12 +90,38 @@ def apply_release(context: Context, plan_time: str, release: Release) -> Equaliz
         with driver.database_errors(context.source.place, "taking a consistent point"):
             driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
-        done = settle(context, plan_time, snapshot, _findings(release.rows))
+        let_in = _let_in(context, release)
+        done = settle(let_in, plan_time, snapshot, [*_findings(release.rows), *_children(let_in, holder, release.rows)])
     for service in context.plan.services:
         gone = [row for row in release.rows if row.service == service]
         if gone:
             _let_out(context, service, gone)
     return done
+
+
+def _let_in(context: Context, release: Release) -> Context:
+    """Return the context in which these rows are not quarantined any more."""
+    if not context.plan.needed_quarantine:
+        return context
+    gone = {(row.target, row.part, row.source_key) for row in release.rows}
+    known = context.known_quarantine(APPLICATION_NAME)
+    return replace(context, quarantined={place: [key for key in keys if (*place, key) not in gone] for place, keys in known.items()})
+
+
+def _children(context: Context, source: driver.Connection, rows: Sequence[Quarantined]) -> list[Finding]:
+    """Return the rows that were carried with NULL because they refer to rows that come in now."""
+    found = []
+    homes = null_references.homes(context.plan)
+    for target, part, cell in null_references.cells(context.plan):
+        home, minting = homes[str(cell.entity)]
+        keys = [row.source_key for row in rows if (row.target, row.part) == (home.name, minting.name)]
+        if keys:
+            chosen = part.select_columns([f"{part.key_text} AS key", f"({cell.key})::text AS refers"], context.source.schema)
+            with driver.database_errors(context.source.place, f"looking for rows of {target.name} that refer to them"):
+                children = driver.rows(source, f"SELECT x.key FROM ({chosen}) AS x WHERE x.refers = ANY (%s::text[])", (keys,))
+            quarantined = {(row.target, row.part, row.source_key) for row in _recorded(context, target.service)}
+            found += [Finding(target.name, part.name, DIFFERENT, key, None) for (key,) in children if (target.name, part.name, key) not in quarantined]
+    return found
 
 
 def _recorded(context: Context, service: str) -> list[Quarantined]:

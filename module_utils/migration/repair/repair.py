@@ -13,9 +13,10 @@ from typing import Any
 from ..checks import reconciliation
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import row_id
 from ..plan.model import Target
 from ..postgres import driver
-from ..postgres.quote import ident, literal
+from ..postgres.quote import array
 from ..text import counted
 from ..upsert.upsert import Equalized
 from ..validate.excluded import without
@@ -114,12 +115,10 @@ def _explained(context: Context, source: driver.Connection, findings: Sequence[F
     known: dict[tuple[str, str], tuple[str, str]] = {}
     for target in context.plan.targets:
         for part in target.parts if target.name in extra else ():
-            own = next(cell.sql for cell in part.cells if cell.name == target.id_column)
-            rows = part.select_columns([f"{part.key_text} AS key", f"encode({own}, 'hex')::uuid AS id"], context.source.schema)
+            rows = part.select_columns([f"{part.key_text} AS key", f"{row_id.source_name(target, part)} AS id"], context.source.schema)
             rows += without(part, {part.name: rejects.get((target.name, part.name), ())})
-            listed = literal("{" + ",".join(extra[target.name]) + "}")
             with driver.database_errors(context.source.place, f"looking for rows of {target.name} that have come since the validation"):
-                found = driver.rows(source, f"SELECT x.key, x.id::text FROM ({rows} OFFSET 0) AS x WHERE x.id = ANY ({listed}::uuid[])")
+                found = driver.rows(source, f"SELECT x.key, x.id FROM ({rows} OFFSET 0) AS x WHERE x.id = ANY ({array(extra[target.name])}::text[])")
             known.update({(target.name, id_): (part.name, key) for key, id_ in found})
     explained = []
     for finding in findings:
@@ -136,7 +135,7 @@ def _remove_duplicates(context: Context, service: str, connection: driver.Connec
         for finding in findings:
             if finding.kind == DUPLICATE and finding.target in targets:
                 target = targets[finding.target]
-                own = f"{ident(target.id_column)} = {literal(str(finding.id))}::uuid"
-                cursor.execute(f"DELETE FROM {target.qualified} WHERE {own} AND (SELECT count(*) FROM {target.qualified} WHERE {own}) > 1")
+                own = row_id.among(target, [str(finding.id)])
+                cursor.execute(f"DELETE FROM {target.qualified} AS t WHERE {own} AND (SELECT count(*) FROM {target.qualified} AS t WHERE {own}) > 1")
                 removed += cursor.rowcount
     return Equalized(deleted=removed)

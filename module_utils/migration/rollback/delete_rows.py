@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import row_id
 from ..plan.model import BOOKKEEPING, Target
 from ..postgres import databases, driver
 from ..postgres.driver import Endpoint
@@ -42,7 +43,6 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
     ):
         source.set_session(isolation_level="REPEATABLE READ", readonly=True)
         _shut_out_transfer(target, endpoint)
-        driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
         with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
         mapped = [item for item in context.plan.of(service) if not item.bookkeeping]
         ordered = children_first(target, mapped)
@@ -52,13 +52,12 @@ def remove(context: Context, service: str, migration: Migration) -> dict[str, in
                     _refuse_lost(target, endpoint, item)
                     continue
                 _load_ids(context, source, target, item, with_map)
-                driver.rows(target, f"ANALYZE {_IDS}")
                 _refuse_referrers(target, endpoint, item, ordered[number + 1 :])
                 with target.cursor() as cursor:
-                    identity = f"row.{ident(item.id_column)}"
-                    cursor.execute(f"DELETE FROM {item.qualified} AS row USING (SELECT DISTINCT id FROM {_IDS}) AS ours WHERE {identity} = ours.id")
+                    ours = f"(SELECT DISTINCT {row_id.columns(item)} FROM {_IDS}) AS ours"
+                    cursor.execute(f"DELETE FROM {item.qualified} AS row USING {ours} WHERE {row_id.same(item, 'row', 'ours')}")
                     removed[item.name] = cursor.rowcount
-                driver.rows(target, f"TRUNCATE {_IDS}")
+                driver.rows(target, f"DROP TABLE {_IDS}")
         if driver.scalar(target, "SELECT to_regnamespace(%s)", (BOOKKEEPING,)) is None:
             driver.rows(target, f"CREATE SCHEMA {ident(rolled_back.kept_schema(migration))}")
         else:
@@ -94,18 +93,16 @@ def foresee(context: Context, service: str, migration: Migration) -> dict[str, i
         source.set_session(isolation_level="REPEATABLE READ", readonly=True)
         with_map = driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
         ordered = children_first(target, [item for item in context.plan.of(service) if not item.bookkeeping])
-        gone: dict[int, tuple[str, str]] = {}
+        gone: dict[int, tuple[str, Target]] = {}
         for number, item in enumerate(ordered):
             oid = driver.scalar(target, "SELECT to_regclass(%s)::oid::bigint", (item.qualified,))
             if oid is None:
                 continue
-            driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} (id uuid) ON COMMIT DROP")
             _load_ids(context, source, target, item, with_map)
-            driver.rows(target, f"ANALYZE {_IDS}")
             _refuse_referrers(target, endpoint, item, ordered[number + 1 :], gone)
-            ours = f"SELECT count(*) FROM {item.qualified} AS row WHERE EXISTS (SELECT FROM {_IDS} AS ours WHERE ours.id = row.{ident(item.id_column)})"
+            ours = f"SELECT count(*) FROM {item.qualified} AS row WHERE EXISTS (SELECT FROM {_IDS} AS ours WHERE {row_id.same(item, 'ours', 'row')})"
             found[item.name] = int(driver.scalar(target, ours))
-            gone[oid] = (f"{_IDS}_{number}", item.id_column)
+            gone[oid] = (f"{_IDS}_{number}", item)
             driver.rows(target, f"ALTER TABLE {_IDS} RENAME TO {_IDS}_{number}")
         target.rollback()
     return found
@@ -126,21 +123,21 @@ _ON_DELETE = {"c": "be deleted with them", "n": "lose the reference", "d": "lose
 
 
 def _refuse_referrers(
-    target: driver.Connection, endpoint: Endpoint, item: Target, later: Sequence[Target], gone: Mapping[int, tuple[str, str]] | None = None
+    target: driver.Connection, endpoint: Endpoint, item: Target, later: Sequence[Target], gone: Mapping[int, tuple[str, Target]] | None = None
 ) -> None:
     """MigrationError when rows that stay refer to rows that are about to be deleted: a foreign key would delete or change them too.
 
     The migration's own rows in the tables that refer to this one are gone already, those in tables still to come (a ring) do not count.
-    `gone` has, by the table's oid, the table of ids and the id column of those that are only to be deleted.
+    `gone` has, by the table's oid, the table of ids and the target of those that are only to be deleted.
     """
     found = driver.rows(target, _REFERRERS, (item.qualified, [other.qualified for other in later]))
     for oid, table, itself, action, same in found:
-        known = (_IDS, item.id_column) if itself else (gone or {}).get(oid)
-        own = f" AND NOT EXISTS (SELECT FROM {known[0]} AS ours WHERE ours.id = child.{ident(known[1])})" if known else ""
+        known = (_IDS, item) if itself else (gone or {}).get(oid)
+        own = f" AND NOT EXISTS (SELECT FROM {known[0]} AS ours WHERE {row_id.same(known[1], 'ours', 'child')})" if known else ""
         rows = driver.scalar(
             target,
             f"SELECT count(*) FROM {table} AS child WHERE EXISTS (SELECT FROM {item.qualified} AS parent"
-            f" JOIN {_IDS} AS ours ON ours.id = parent.{ident(item.id_column)} WHERE {same}){own}",
+            f" JOIN {_IDS} AS ours ON {row_id.same(item, 'ours', 'parent')} WHERE {same}){own}",
         )
         if rows:
             raise MigrationError(
@@ -184,12 +181,14 @@ def children_first(connection: driver.Connection, targets: Sequence[Target]) -> 
 
 
 def _load_ids(context: Context, source: driver.Connection, target: driver.Connection, item: Target, with_map: bool) -> None:
-    """Fill the temporary table with every id that the migration can have given to a row of this table."""
+    """Make the temporary table, with every id (primary key) that the migration can have given to a row of this table."""
+    driver.rows(target, f"CREATE TEMPORARY TABLE {_IDS} ON COMMIT DROP AS SELECT {row_id.columns(item)} FROM {item.qualified} WITH NO DATA")
     for part in item.parts:
-        select = part.select_columns([part.id_cell.sql], context.source.schema)
+        select = part.select_columns([cell.sql for cell in part.identity_cells], context.source.schema)
         _pipe(source, f"COPY ({select}) TO STDOUT (FORMAT binary)", target, f"COPY {_IDS} FROM STDIN (FORMAT binary)")
-        if with_map:
+        if with_map and part.minted:
             driver.rows(target, f"INSERT INTO {_IDS} SELECT id FROM migration.id_map WHERE entity = {literal(part.entity)}")
+    driver.rows(target, f"ANALYZE {_IDS}")
 
 
 def _pipe(source: driver.Connection, copy_out: str, target: driver.Connection, copy_in: str) -> None:

@@ -17,10 +17,11 @@ from itertools import count
 
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import ownership, row_id
 from ..plan.model import BOOKKEEPING, Part, Target
 from ..postgres import content_digest, databases, driver
 from ..postgres.driver import Endpoint
-from ..postgres.quote import ident, qualified
+from ..postgres.quote import qualified
 from ..snapshot.manifest import Dumped
 
 KEPT_LEDGER = f"{BOOKKEEPING}_rolled_back_"  # rolled_back.kept_schema() of any migration
@@ -30,7 +31,7 @@ _LANES = "count(*), coalesce(sum(('x' || substr(h, 1, 16))::bit(64)::bigint), 0)
 
 @dataclass(frozen=True)
 class Unaccounted:
-    """Rows of a table that are nobody's; `computed` of them have an id of version 8, as the migration makes them."""
+    """Rows of a table that are nobody's; `computed` of them have an id of version 8, as the migration makes them, or one that the id map has."""
 
     table: str
     rows: int
@@ -74,29 +75,35 @@ def _strangers(
     if driver.scalar(target, f"SELECT NOT EXISTS (SELECT FROM {item.qualified})"):
         return Unaccounted(item.name, 0, 0)
     schema = context.source.schema
-    column = f"encode(uuid_send({ident(item.id_column)}), 'hex')"
-    if _set(target, f"SELECT {column} AS h FROM {item.qualified}") == _set(source, " UNION ALL ".join(_ids(part, schema) for part in item.parts)):
+    stored = f"SELECT encode({row_id.target_bytes(item)}, 'hex') AS h FROM {item.qualified} AS t"
+    if _set(target, stored) == _set(source, " UNION ALL ".join(_ids(item, part, schema) for part in item.parts)):
         return Unaccounted(item.name, 0, 0)
-    ours = heapq.merge(*(_stream(source, _ids(part, schema)) for part in item.parts))
-    theirs = _stream(target, f"SELECT {column} AS h FROM {item.qualified}")
+    ours = heapq.merge(*(_stream(source, _ids(item, part, schema)) for part in item.parts))
+    theirs = _stream(target, stored)
     left = _minus(theirs, ours)
     if before and restored is not None:
         with contextlib.closing(driver.connect(replace(endpoint, dbname=restored), application_name=databases.APPLICATION_NAME, readonly=True)) as copy:
-            kept = _stream(copy, f"SELECT {column} AS h FROM {item.qualified}")
-            return _count(item.name, _minus(left, kept), 0)
-    return _count(item.name, left, before)
+            return _count(item, _minus(left, _stream(copy, stored)), 0, target)
+    return _count(item, left, before, target)
 
 
-def _count(name: str, ids: Iterator[str], known: int) -> Unaccounted:
+def _count(item: Target, ids: Iterator[str], known: int, target: driver.Connection) -> Unaccounted:
+    """Return how many rows there are beyond those `known`; `ids` are the rows' 16 bytes, sorted."""
     rows = computed = 0
+    kept = row_id.kind(item) == row_id.KEPT and driver.scalar(target, "SELECT to_regclass('migration.id_map')") is not None
+    ours = f"SELECT encode({row_id.target_bytes(item)}, 'hex') AS h FROM {item.qualified} AS t WHERE {ownership.condition(item, 't')}"
+    remembered = _stream(target, ours) if kept else iter(())
+    other = next(remembered, None)
     for identity in ids:
+        while other is not None and other < identity:
+            other = next(remembered, None)
         rows += 1
-        computed += identity[12] == "8"
-    return Unaccounted(name, max(0, rows - known), min(computed, max(0, rows - known)))
+        computed += identity == other if kept else row_id.spread(item) and identity[12] == "8"
+    return Unaccounted(item.name, max(0, rows - known), min(computed, max(0, rows - known)))
 
 
-def _ids(part: Part, schema: str) -> str:
-    return part.select_columns([f"encode({part.id_cell.sql}, 'hex') AS h"], schema)
+def _ids(target: Target, part: Part, schema: str) -> str:
+    return part.select_columns([f"encode({row_id.source_bytes(target, part)}, 'hex') AS h"], schema)
 
 
 def _set(connection: driver.Connection, statement: str) -> tuple[object, ...]:

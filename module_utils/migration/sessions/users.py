@@ -39,9 +39,9 @@ class MigratedUsers:
         found = entity_of(plan, entity)
         target = next(item for item in plan.targets if (item.service, item.table) == (found.service, found.target))
         self._place = f"{found.service}: {target.name}"
-        self._prefix = ids.prefix(namespace, entity)
+        self._prefix = None if found.keep else ids.prefix(namespace, entity)
         joined = (
-            f" FROM migration.id_map m JOIN {target.qualified} u ON u.{ident(target.id_column)} = m.id"
+            f" FROM migration.id_map m JOIN {target.qualified} u ON u.{ident(target.identity[0])} = m.id"
             " WHERE m.entity = %s AND m.source_key = ANY(%s)"
         )
         self._ids = "SELECT m.source_key, m.id::text, NULL" + joined
@@ -60,7 +60,7 @@ class MigratedUsers:
             )
         users = {int(key): User(uuid, password) for key, uuid, password in found}
         for number, user in users.items():
-            if str(ids.compute(self._prefix, [number])) != user.uuid:
+            if self._prefix is not None and str(ids.compute(self._prefix, [number])) != user.uuid:
                 raise MigrationError(f"{self._place}: its ids were made in another namespace; use the migration_namespace that it was migrated with")
         return users
 
@@ -71,7 +71,8 @@ class ForeseenUsers:
     def __init__(self, connection: driver.Connection, schema: str, plan: Plan, namespace: str, *, entity: str = "users") -> None:
         self._connection = connection
         found = entity_of(plan, entity)
-        self._statement = f"SELECT {ident(found.key)}, password FROM {qualified(schema, found.source)} WHERE {ident(found.key)} = ANY(%s)"
+        kept = "NULL" if found.keep is None else f"{ident(found.keep)}::uuid::text"
+        self._statement = f"SELECT {ident(found.key)}, password, {kept} FROM {qualified(schema, found.source)} WHERE {ident(found.key)} = ANY(%s)"
         self._prefix = ids.prefix(namespace, entity)
         self._place = found.source
 
@@ -81,7 +82,7 @@ class ForeseenUsers:
             return {}
         with driver.database_errors(self._place, "looking up the sessions' users"):
             found = driver.rows(self._connection, self._statement, (list(numbers),))
-        return {number: User(str(ids.compute(self._prefix, [number])), password) for number, password in found}
+        return {number: User(kept or str(ids.compute(self._prefix, [number])), password) for number, password, kept in found}
 
 
 def entity_of(plan: Plan, name: str) -> Entity:

@@ -173,7 +173,7 @@ def create(connection: driver.Connection, plan: Plan, service: str, plan_time: s
         for target in plan.of(service):
             if target.bookkeeping and target.table != "id_map":
                 columns = ", ".join(
-                    f"{ident(name)} {kind}{' NOT NULL' if name == target.id_column else ''}"
+                    f"{ident(name)} {kind}{' NOT NULL' if name in target.identity else ''}"
                     for name, kind in zip(target.columns, target.column_types, strict=True)
                 )
                 cursor.execute(f"CREATE TABLE IF NOT EXISTS {target.qualified} ({columns})")

@@ -72,6 +72,7 @@ def _export(context: Context, plan_time: str, folder: Path, options: transfer.Op
         ]
         kept_out = quarantine.compute(context, plan_time=plan_time, snapshot=snapshot, cap=options.quarantine_cap)
         aside = quarantine.by_part(kept_out)
+        context = replace(context, quarantined=aside)
         entries = _export_all(context, plan_time, snapshot, folder, work, aside, options, progress)
         counts = reconciliation.counts_in(context, plan_time, snapshot, aside)
         assert counts is not None  # the holder has the snapshot

@@ -16,10 +16,10 @@ import time
 
 from ..context import Context
 from ..contract.model import Contract
+from ..plan import row_id
 from ..plan.model import Target
 from ..postgres import driver
 from ..postgres.driver import database_errors
-from ..postgres.quote import ident
 from ..schema import build
 from ..state import ledger
 from .chunks import units
@@ -81,7 +81,7 @@ class Keys:
             contextlib.closing(self.context.connect_target(self.service, APPLICATION_NAME, settings=settings, autocommit=True)) as own,
             database_errors(f"{endpoint.place}: {target.qualified}", "adding its primary key"),
         ):
-            driver.rows(own, ledger.ID_MAP_KEY if target.table == "id_map" else f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({ident(target.id_column)})")
+            driver.rows(own, ledger.ID_MAP_KEY if target.table == "id_map" else f"ALTER TABLE {target.qualified} ADD PRIMARY KEY ({row_id.columns(target)})")
 
 
 def add_all(context: Context, memory: str) -> int:

@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass
 
 from ..errors import MigrationError
+from ..plan import row_id
 from ..plan.model import Target
 from ..postgres import driver
 from ..postgres.quote import ident, literal
@@ -48,7 +49,7 @@ def make_room(connection: driver.Connection, target: Target, stage: str, allowed
     `allowed` is a condition over t (a row of the target) under which it may be parked. MigrationError, with ids and no values, when
     another row stands in the way, or a column has no value to park.
     """
-    own = ident(target.id_column)
+    own = row_id.columns(target)
     parked = 0
     for unique in _uniques(connection, target):
         values = [f"({text}) AS v{number}" for number, text in enumerate(unique.values)]
@@ -56,10 +57,11 @@ def make_room(connection: driver.Connection, target: Target, stage: str, allowed
         compare = "IS NOT DISTINCT FROM" if unique.nulls_equal else "="
         equal = " AND ".join(f"t.v{number} {compare} s.v{number}" for number in range(len(values)))
         holders = (
-            f"SELECT DISTINCT t.{own} FROM (SELECT {own}, {', '.join(values)} FROM {target.qualified}{where}) AS t"
-            f" JOIN (SELECT {own}, {', '.join(values)} FROM {stage}{where}) AS s ON {equal} AND t.{own} <> s.{own}"
+            f"SELECT DISTINCT {row_id.columns(target, 't')} FROM (SELECT {own}, {', '.join(values)} FROM {target.qualified}{where}) AS t"
+            f" JOIN (SELECT {own}, {', '.join(values)} FROM {stage}{where}) AS s ON {equal} AND NOT ({row_id.same(target, 't', 's')})"
         )
-        strangers = driver.rows(connection, f"SELECT t.{own}::text FROM {target.qualified} AS t WHERE t.{own} IN ({holders}) AND NOT ({allowed}) LIMIT 3")
+        held = f"({row_id.columns(target, 't')}) IN ({holders})"
+        strangers = driver.rows(connection, f"SELECT {row_id.target_name(target)} FROM {target.qualified} AS t WHERE {held} AND NOT ({allowed}) LIMIT 3")
         if strangers:
             raise MigrationError(
                 f"{target.name}: another row holds the same unique value ({unique.name}; id {', id '.join(row[0] for row in strangers)});"
@@ -69,7 +71,7 @@ def make_room(connection: driver.Connection, target: Target, stage: str, allowed
         with connection.cursor() as cursor:
             cursor.execute(
                 f"UPDATE {target.qualified} AS t SET {ident(name)} = {value} FROM (SELECT {own}, row_number() OVER () AS n FROM ({holders}) AS h) AS h"
-                f" WHERE h.{own} = t.{own}"
+                f" WHERE {row_id.same(target, 'h', 't')}"
             )
             parked += cursor.rowcount
     return parked
@@ -81,7 +83,7 @@ def _value(target: Target, unique: _Unique) -> tuple[str, str]:
         if column.nullable and not unique.nulls_equal:
             return column.name, "NULL"
     for column in unique.columns:
-        if column.refers:
+        if column.refers or column.name in target.identity:  # by which the row is found again
             continue
         if column.kind in ("text", "varchar", "bpchar"):
             mark = "~" if column.length is not None and column.length < _SHORT else f"~{secrets.token_hex(4)}~"

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import MigrationError
+from ..plan import ownership, row_id
 from ..plan.model import Part, Target, one_of
 from ..postgres import driver
 from ..postgres.driver import redact
@@ -56,7 +57,7 @@ class Equalized:
 class Work:
     """What is to be made equal in one target: source keys by the name of the part, and ids that go when the source keys do not yield them.
 
-    A key is the text of the part's key (a JSON array for a composite key), an id a UUID as text. Both may be read once only.
+    A key is the text of the part's key (a JSON array for a composite key), an id the name of a row (row_id.py). Both may be read once only.
     """
 
     target: Target
@@ -108,7 +109,7 @@ def staging(connection: driver.Connection, target: Target, name: str = "migratio
     columns = ", ".join(ident(column) for column in target.columns)
     driver.rows(connection, f"DROP TABLE IF EXISTS pg_temp.{name}, pg_temp.{name}_gone")
     driver.rows(connection, f"CREATE TEMPORARY TABLE {name} AS SELECT {columns} FROM {target.qualified} WITH NO DATA")
-    driver.rows(connection, f"CREATE TEMPORARY TABLE {name}_gone (id uuid)")
+    driver.rows(connection, f"CREATE TEMPORARY TABLE {name}_gone (id {'uuid' if row_id.single(target) else 'jsonb'})")
     yield Stage(connection, target, f"pg_temp.{name}")
     driver.rows(connection, f"DROP TABLE pg_temp.{name}, pg_temp.{name}_gone")
 
@@ -120,7 +121,7 @@ class Stage:
         self.connection, self.target, self.name = connection, target, name
         self._batches = 0
         by_key = target.bookkeeping and target.table == "id_map"  # whose id is a value like any other
-        self._identity = ("source_key", "entity") if by_key else (target.id_column,)
+        self._identity = ("source_key", "entity") if by_key else target.identity
         self._columns = [ident(column) for column in target.columns]
 
     def read(self, source: driver.Connection, schema: str, part: Part, keys: Iterable[str]) -> None:
@@ -137,7 +138,7 @@ class Stage:
         """Add ids whose rows go unless they are among the wanted ones."""
         with self.connection.cursor() as cursor:
             for batch in _batches(ids):
-                cursor.copy_expert(f"COPY {self.name}_gone FROM STDIN", io.StringIO("".join(f"{value}\n" for value in batch)))
+                cursor.copy_expert(f"COPY {self.name}_gone FROM STDIN", io.StringIO("".join(f"{driver.copy_text(value)}\n" for value in batch)))
 
     @property
     def doomed(self) -> int:
@@ -195,7 +196,7 @@ class Stage:
 
     def _merge_with_room(self, whole: bool) -> Equalized:
         written = f"EXISTS (SELECT FROM {self.name} AS s WHERE {self._same})"
-        ours = f"t.{ident(self.target.id_column)}::text LIKE '______________8%'"  # minted by the migration (RFC 9562, version 8)
+        ours = ownership.condition(self.target, "t")
         make_room(self.connection, self.target, self.name, " OR ".join([written, f"({self._leaves})", *([] if whole else [ours])]))
         return self._merge()
 
@@ -225,9 +226,13 @@ class Stage:
     @property
     def _leaves(self) -> str:
         return (
-            f"t.{ident(self.target.id_column)} IN (SELECT g.id FROM {self.name}_gone AS g)"
+            f"({row_id.columns(self.target, 't')}) IN (SELECT {self._named} FROM {self.name}_gone AS g)"
             f" AND NOT EXISTS (SELECT FROM {self.name} AS s WHERE {self._same})"  # an id under another key than its own goes too
         )
+
+    @property
+    def _named(self) -> str:
+        return "g.id" if row_id.single(self.target) else row_id.values_of(self.target, "g.id")
 
     @property
     def _insert(self) -> str:

@@ -23,7 +23,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import MigrationError
+from ..plan import row_id
 from ..plan.model import Part, Target
+from ..plan.value_forms import GOLDEN, canonical, known, padded, trimmed
 from ..postgres import driver
 from ..postgres.quote import ident, literal
 
@@ -34,46 +36,6 @@ ID_OFFSET = 12  # in record_send()'s form: columns (4), type (4), length (4), th
 MOST_BITS = 14  # of a first scan, so that the sums of a piece of a huge table can be kept
 FINEST_BITS = 24
 ROWS_A_BUCKET = 1024  # at most, half of it at least; fewer: more sums to carry from each piece; more: more rows to open for each difference
-TEXT_TYPES = ("text", "character varying", "character", "bpchar", "name", "citext")
-
-# Values of a type that a careless form would confuse; bytea's lengths pass every branch of the hash (12-byte blocks and tails).
-# ASCII only: a monolith's database may have another encoding, whose text PostgreSQL itself converts to UTF8.
-_TEXT = ("", " ", "a", "A", "abcdefghijkl", "abcdefghijklm", "0" * 40, "\\", "'\"\n\t\r")
-_NUMBERS = ("0", "1", "-1", "1.0", "1.00", "0.000001", "-99.95", "12345678901234567890.123456789", "NaN")
-_JSON = ("null", "{}", "[]", '""', '{"a": 1, "b": [true, null, 1.10]}', '{"": "\\u0041"}', "-0.0", "1e3")
-_TIMES = (
-    "0001-01-01 00:00:00",
-    "1970-01-01 00:00:00",
-    "2000-01-01 00:00:00",
-    "2024-02-29 23:59:59.999999",
-    "9999-12-31 23:59:59.999999",
-    "infinity",
-    "4713-01-01 00:00:00 BC",
-)
-_DATES = ("0001-01-01", "1970-01-01", "2000-02-29", "9999-12-31", "infinity", "4713-01-01 BC")
-_FLOATS = ("0", "-0", "1", "0.1", "-1.5", "Infinity", "NaN", "1e-30")
-GOLDEN: Mapping[str, tuple[str, ...]] = {
-    "boolean": ("true", "false"),
-    "smallint": ("0", "1", "-1", "32767", "-32768"),
-    "integer": ("0", "1", "-1", "2147483647", "-2147483648"),
-    "bigint": ("0", "1", "-1", "9223372036854775807", "-9223372036854775808", "4294967296"),
-    "numeric": _NUMBERS,
-    "real": _FLOATS,
-    "double precision": (*_FLOATS, "1e-300", "0.30000000000000004"),
-    "date": _DATES,
-    "time without time zone": ("00:00:00", "23:59:59.999999", "24:00:00"),
-    "time with time zone": ("00:00:00+00", "23:59:59.999999-11:30"),
-    "timestamp without time zone": _TIMES,
-    "timestamp with time zone": tuple(value if value == "infinity" else value.replace(" BC", "+00 BC") if "BC" in value else value + "+00" for value in _TIMES),
-    "interval": ("0", "1 mon", "30 days", "720:00:00", "-1 day 00:00:00.000001"),
-    "uuid": ("00000000-0000-0000-0000-000000000000", "0188d3a1-2b3c-8d4e-8f60-ffffffffffff"),
-    "json": (*_JSON, '{"a":1,"a":2}', '{ "a" : 1 }'),
-    "jsonb": _JSON,
-    "bytea": tuple("\\x" + "00ff7f80"[: 2 * (n % 5)] + "a5" * n for n in (0, 1, 2, 3, 4, 7, 8, 11, 12, 13, 15, 16, 23, 24, 25, 40)),
-    "inet": ("0.0.0.0/0", "10.1.2.3", "::1", "2001:db8::/32"),
-    "text": _TEXT,
-}
-
 
 @dataclass(frozen=True)
 class Digest:
@@ -113,11 +75,15 @@ class Digest:
 
 @dataclass(frozen=True)
 class Row:
-    """The canonical columns of one side of a table: SQL by column, the id first. `source` is the FROM item."""
+    """The canonical columns of one side of a table: SQL by column, the id's 16 bytes first. `source` is the FROM item.
+
+    `name` is the SQL of the row's name where the 16 bytes do not tell it.
+    """
 
     source: str
     id: str
     columns: Mapping[str, str] = field(default_factory=dict)
+    name: str | None = None
 
     def form(self, id_sql: str | None = None) -> str:
         """Return the SQL of the row's form."""
@@ -129,48 +95,24 @@ class Row:
         return f"ARRAY[{', '.join(each)}]::text[]"
 
 
-def canonical(sql: str, kind: str, as_text: Sequence[str] = ()) -> str:
-    """Return the SQL of a value in the form in which it is digested."""
-    if kind == "bytea":
-        return sql
-    if kind == "uuid":
-        return f"uuid_send({sql})"
-    if kind in TEXT_TYPES or kind in as_text or not known(kind):
-        return f"({sql})::text"
-    return f"({sql})::{kind}"
-
-
-def known(kind: str) -> bool:
-    """Tell whether a type has golden vectors; a type that has none enters as text."""
-    return kind in GOLDEN
-
-
 def source_row(target: Target, part: Part, schema: str, digest: Digest) -> Row:
     """Return the canonical row of a part's projection."""
-    padded = _padded(target, part)
-    cells = {cell.name: canonical(_trimmed(cell.sql, cell.name in padded), cell.type, digest.as_text) for cell in part.cells}
-    own = cells.pop(target.id_column)
-    return Row(part.source(schema), own, {name: cells[name] for name in target.columns if name in cells})
+    scaled = padded(target, part)
+    cells = {cell.name: canonical(trimmed(cell.sql, cell.name in scaled), cell.type, digest.as_text) for cell in part.cells}
+    columns = {name: cells[name] for name in target.columns if name in cells and name not in target.identity}
+    name = None if row_id.spread(target) else row_id.source_name(target, part)
+    return Row(part.source(schema), row_id.source_bytes(target, part), columns, name)
 
 
 def target_row(target: Target, digest: Digest) -> Row:
     """Return the canonical row of a target table (alias t)."""
     kinds = {cell.name: "uuid" if cell.is_id else cell.type for cell in target.parts[0].cells}
-    padded = _padded(target, target.parts[0])
+    scaled = padded(target, target.parts[0])
     columns = {
-        name: canonical(_trimmed(f"t.{ident(name)}", name in padded), kinds[name], digest.as_text) for name in target.columns if name != target.id_column
+        name: canonical(trimmed(f"t.{ident(name)}", name in scaled), kinds[name], digest.as_text) for name in target.columns if name not in target.identity
     }
-    return Row(f"{target.qualified} AS t", f"uuid_send(t.{ident(target.id_column)})", columns)
-
-
-def _padded(target: Target, part: Part) -> frozenset[str]:
-    """Return the columns that pad a number to their own scale (numeric(3,2) makes 4.50 of 4.5): their zeros at the end say nothing."""
-    declared = dict(zip(target.columns, target.column_types, strict=True))
-    return frozenset(cell.name for cell in part.cells if cell.type == "numeric" and declared[cell.name] != "numeric")
-
-
-def _trimmed(sql: str, padded: bool) -> str:
-    return f"trim_scale({sql})" if padded else sql
+    name = None if row_id.spread(target) else row_id.target_name(target)
+    return Row(f"{target.qualified} AS t", row_id.target_bytes(target), columns, name)
 
 
 def bucket_of(bytes_sql: str, offset: int, bits: int) -> str:
@@ -206,12 +148,13 @@ def finer(row: Row, digest: Digest, bits: int, coarse: int, numbers: Sequence[in
 
 
 def opened(row: Row, digest: Digest, bits: int, numbers: Sequence[int], extra: Sequence[str], where: str = "", *, nulls: bool = True) -> str:
-    """Return the SELECT of (id and lanes as bytes, extra) of the rows in some buckets, with `nulls` also of those without an id.
+    """Return the SELECT of (id and lanes as bytes, name if the id does not tell it, extra) of the rows in some buckets, with `nulls` also of
+    those without an id.
 
     Other rows pay for their id only.
     """
     first, second = digest.lanes
-    columns = ", ".join([f"coalesce(i, ''::bytea) || int8send({first}) || int8send({second})", *extra])
+    columns = ", ".join([f"coalesce(i, ''::bytea) || int8send({first}) || int8send({second})", *([row.name] if row.name else []), *extra])
     return f"SELECT {columns} FROM {_chosen(row, digest, bits, numbers, where, nulls)}"
 
 

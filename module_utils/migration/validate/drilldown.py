@@ -9,6 +9,7 @@ findings as are kept, whatever differs: all are counted.
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -16,8 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from ..plan import row_id
 from ..plan.model import Part, Target, one_of
-from ..postgres.quote import ident, literal
+from ..postgres.quote import ident
 from . import digest as d
 from .excluded import Rejects, without
 from .readers import Sides, rows_of_copy
@@ -27,6 +29,7 @@ from .slices import Scan, add_up, differing, sums_of
 OPENED_ROWS = 100_000  # of both sides
 MOST_GROUPS = 1 << 16
 COLUMN_BATCH = 2_000
+SHOWN_BATCH = 10_000
 _LANES = 16  # bytes at the end of what digest.opened() gives
 
 
@@ -73,14 +76,14 @@ class _Expected:
 
 @dataclass(frozen=True)
 class Opener:
-    """Opens what differs: at most `keep` findings a target are kept. `shown` turns a finding into what it is called."""
+    """Opens what differs: at most `keep` findings a target are kept. `shown` turns findings of a target into what they are called."""
 
     sides: Sides
     agreed: d.Digest
     rejects: Rejects
     workers: int
     keep: int
-    shown: Callable[[Finding], Finding] = lambda finding: finding
+    shown: Callable[[Target, Sequence[Finding]], Sequence[Finding]] = lambda target, findings: findings
 
     def all(self, scans: Iterable[Scan], only: Mapping[str, Set[tuple[str | None, str | None]]] | None = None) -> dict[str, Located]:
         """Return every row that differs by target, of the targets in which something does; of those that `only` names, the rows with these keys."""
@@ -92,9 +95,9 @@ class Opener:
     def _one(self, scan: Scan, only: Set[tuple[str | None, str | None]] | None) -> Located:
         rows: list[Row] = []
         kinds: Counter[str] = Counter()
-        for row in open_one(self.sides, scan, self.agreed, self.rejects[scan.target.name]):
-            if only is None or row.key in only:
-                finding = self.shown(row.finding)
+        found = (row for row in open_one(self.sides, scan, self.agreed, self.rejects[scan.target.name]) if only is None or row.key in only)
+        while batch := list(itertools.islice(found, SHOWN_BATCH)):
+            for row, finding in zip(batch, self.shown(scan.target, [row.finding for row in batch]), strict=True):
                 kinds[finding.kind] += 1
                 if len(rows) < self.keep:
                     rows.append(replace(row, finding=finding))
@@ -160,27 +163,30 @@ def _match(target: Target, sources: Sequence[tuple[Part, bytes]], own: bytes) ->
     for _, data in sources:
         for row in rows_of_copy(data):
             balance[row[0]] = balance.get(row[0], 0) + 1
-    for (digested,) in rows_of_copy(own):
+    for digested, *_ in rows_of_copy(own):
         left = balance.pop(digested, 0) - 1
         if left:
             balance[digested] = left
     ids = {digested[:-_LANES] for digested in balance}
     expected: dict[bytes, list[_Expected]] = defaultdict(list)
     present: dict[bytes, list[bytes]] = defaultdict(list)
+    names: dict[bytes, str] = {}
     for part, data in sources:
-        for digested, key, chunk in rows_of_copy(data):
+        for digested, *name, key, chunk in rows_of_copy(data):
             if digested[:-_LANES] in ids:
+                names.update({digested[:-_LANES]: text.decode() for text in name})
                 expected[digested[:-_LANES]].append(_Expected(digested[-_LANES:], part.name, key.decode(), chunk.decode() or None))
-    for (digested,) in rows_of_copy(own):
+    for digested, *name in rows_of_copy(own):
         if digested[:-_LANES] in ids:
+            names.update({digested[:-_LANES]: text.decode() for text in name})
             present[digested[:-_LANES]].append(digested[-_LANES:])
     for id_ in sorted(ids):
-        yield from _judge(target, id_, expected.pop(id_, []), present.pop(id_, []))
+        shown = names.get(id_) or (str(uuid.UUID(bytes=id_)) if len(id_) == 16 else id_.hex())
+        yield from _judge(target, shown or None, expected.pop(id_, []), present.pop(id_, []))
 
 
-def _judge(target: Target, id_: bytes, expected: Sequence[_Expected], present: Sequence[bytes]) -> list[Row]:
+def _judge(target: Target, shown: str | None, expected: Sequence[_Expected], present: Sequence[bytes]) -> list[Row]:
     """Return the findings for one id that is not the same on both sides."""
-    shown = str(uuid.UUID(bytes=id_)) if len(id_) == 16 else id_.hex() or None
     if not expected:
         many = DUPLICATE if len(present) > 1 else EXTRA
         return [Row(Finding(target.name, None, many if index else EXTRA, None, shown)) for index in range(len(present))]
@@ -233,10 +239,10 @@ def name_columns(sides: Sides, target: Target, agreed: d.Digest, items: Sequence
 
 def _name_batch(sides: Sides, target: Target, agreed: d.Digest, items: Sequence[Row]) -> list[Finding]:
     reading = f"naming the columns that differ in {target.name}"
-    ids = "{" + ",".join(str(item.finding.id) for item in items if item.finding.id) + "}"
+    ids = [item.finding.id for item in items if item.finding.id]
     own = d.target_row(target, agreed)
     statement = (
-        f"SELECT t.{ident(target.id_column)}::text, {own.column_digests()} FROM {own.source} WHERE t.{ident(target.id_column)} = ANY ({literal(ids)}::uuid[])"
+        f"SELECT {row_id.target_name(target)}, {own.column_digests()} FROM {own.source} WHERE {row_id.among(target, ids)}"
     )
     present: dict[str, list[str]] = dict(sides.target(target.service, statement, reading).result()[0])
     expected: dict[tuple[str | None, str | None], list[str]] = {}
@@ -253,7 +259,7 @@ def _name_batch(sides: Sides, target: Target, agreed: d.Digest, items: Sequence[
             if key in keys:
                 expected[part.name, key] = digests
     named = []
-    names = [name for name in target.columns if name != target.id_column]
+    names = [name for name in target.columns if name not in target.identity]
     for item in items:
         theirs, ours = expected.get((item.finding.part, item.finding.source_key)), present.get(str(item.finding.id))
         differing = tuple(name for name, one, other in zip(names, theirs, ours, strict=True) if one != other) if theirs and ours else ()

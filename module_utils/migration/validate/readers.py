@@ -61,7 +61,7 @@ class Sides:
         settings = {**SETTINGS, "max_parallel_workers_per_gather": str(parallel)}
         services = dict.fromkeys(target.service for target in targets)
         self.schema = context.source.schema
-        tables = dict.fromkeys(qualified(self.schema, table) for target in targets for part in target.parts for table in part.tables)
+        tables = dict.fromkeys(qualified(self.schema, table) for target in targets for part in target.parts for table in part.every_table)
         self._source = _Database(context.source.name, context.source.place, given=snapshot, tables=tuple(tables))
         self._targets = {
             name: _Database(name, context.targets[name].place, tables=tuple(target.qualified for target in targets if target.service == name))

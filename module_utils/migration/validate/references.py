@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from ..plan import row_id
 from ..plan.model import Cell, Part, Plan, Target
+from ..plan.null_references import becomes_null
 from ..postgres.quote import ident, literal
 from .excluded import Rejects, without
 from .readers import ForeignKeys, Rows, Sides
@@ -25,6 +27,7 @@ class Check:
     target: Target
     column: str
     other: Target
+    null: bool  # what hangs was carried as NULL
     jobs: tuple[Future[tuple[Rows, float]], ...]
 
 
@@ -53,7 +56,7 @@ def start(sides: Sides, plan: Plan, targets: Sequence[Target], rejects: Rejects,
                     for low_high in ranges[target.name, part.name]
                 ]
                 jobs = tuple(sides.source(statement, f"checking {target.name}.{column}") for statement in statements)
-                checks.append(Check(target, column, other, jobs))
+                checks.append(Check(target, column, other, any(becomes_null(target, cell) for _, cell in cells), jobs))
     return checks
 
 
@@ -61,15 +64,19 @@ def finish(sides: Sides, checks: Sequence[Check], findings: Mapping[str, Sequenc
     """Return what the checks came to; ids of rows that were not proven equal, and rows that miss in the other table, are looked up in the targets."""
     found = []
     for check in checks:
-        checked = dangling = 0
+        checked = dangling = nulled = 0
         keys: list[str] = []
         for job in check.jobs:
             for count, bad, some in job.result()[0]:
-                checked, dangling = checked + count, dangling + bad
-                keys += some or []
+                checked += count
+                if check.null:
+                    nulled += bad
+                else:
+                    dangling += bad
+                    keys += some or []
         bad, some_ids = _look_up(sides, check.target, check.column, check.other, findings)
         by = "join" if check.jobs else "foreign key"
-        found.append(Reference(check.target.name, check.column, check.other.name, checked, dangling + bad, (*keys, *some_ids)[:20], by))
+        found.append(Reference(check.target.name, check.column, check.other.name, checked, dangling + bad, (*keys, *some_ids)[:20], by, nulled))
     return found
 
 
@@ -113,19 +120,21 @@ def _look_up(sides: Sides, target: Target, column: str, other: Target, findings:
     """Return how many references hang that the source cannot know of, and some ids of their rows."""
     unproven = [str(item.id) for item in findings.get(target.name, []) if item.kind != MISSING and item.id]
     gone = [str(item.id) for item in findings.get(other.name, []) if item.kind == MISSING and item.id]
-    mine, name = f"t.{ident(target.id_column)}", f"t.{ident(column)}"
+    mine, name = row_id.target_name(target), f"t.{ident(column)}"
     reading = f"looking up {target.name}.{column}"
     pairs: dict[str, str] = {}
-    for where, values in ((mine, unproven), (name, gone)):
+    for own, values in ((True, unproven), (False, gone)):
         for start in range(0, len(values), 50_000):
-            listed = literal("{" + ",".join(values[start : start + 50_000]) + "}")
-            statement = f"SELECT {mine}::text, {name}::text FROM {target.qualified} AS t WHERE {where} = ANY ({listed}::uuid[]) AND {name} IS NOT NULL"
+            some = values[start : start + 50_000]
+            where = row_id.among(target, some) if own else f"{name} = ANY ({literal('{' + ','.join(some) + '}')}::uuid[])"
+            statement = f"SELECT {mine}, {name}::text FROM {target.qualified} AS t WHERE {where} AND {name} IS NOT NULL"
             pairs.update(sides.target(target.service, statement, reading).result()[0])
     wanted = sorted(set(pairs.values()))
     there: set[str] = set()
     for start in range(0, len(wanted), 50_000):
         listed = literal("{" + ",".join(wanted[start : start + 50_000]) + "}")
-        statement = f"SELECT o.{ident(other.id_column)}::text FROM {other.qualified} AS o WHERE o.{ident(other.id_column)} = ANY ({listed}::uuid[])"
+        home = f"o.{ident(other.identity[0])}"  # which mints, so its primary key is one uuid
+        statement = f"SELECT {home}::text FROM {other.qualified} AS o WHERE {home} = ANY ({listed}::uuid[])"
         there |= {row[0] for row in sides.target(other.service, statement, reading).result()[0]}
     hanging = [id_ for id_, refers in pairs.items() if refers not in there]
     return len(hanging), [f"id {id_}" for id_ in hanging[:20]]

@@ -63,7 +63,8 @@ class TableResult:
 class Reference:
     """One column whose ids live in another table: how many of its values have no row there.
 
-    `by` is `foreign key` where the source's own validated constraints prove it for rows that are equal; nothing is counted then.
+    `by` is `foreign key` where the source's own validated constraints prove it for rows that are equal; nothing is counted then. `nulled`
+    references have no row and were carried as NULL, as the mapping says.
     """
 
     target: str
@@ -73,6 +74,7 @@ class Reference:
     dangling: int
     keys: tuple[str, ...] = ()
     by: str = "join"
+    nulled: int = 0
 
     @property
     def line(self) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ..checks import reconciliation, source_catalog
 from ..context import Context
 from ..errors import MigrationError
-from ..plan import ids
+from ..plan import ownership
 from ..plan.model import Plan, Target
 from . import columns as shape
 from . import digest as d
@@ -103,7 +103,9 @@ def compare(
         scans = sorted(scanner.scans(progress), key=lambda scan: order[scan.target.name])  # they end as they may; findings have one order
         counts = counting.result() if counting is not None else None  # before a newer consistent point is taken
         scanned = time.monotonic()
-        opener = Opener(sides, agreed, rejects, options.workers, options.findings_kept, lambda finding: _shown(finding, options))
+        opener = Opener(
+            sides, agreed, rejects, options.workers, options.findings_kept, lambda target, findings: _shown(sides, target, findings, options)
+        )
         located = opener.all(scans)
         _require_found(located)
         consistency = "judged at one consistent point of each database"
@@ -191,10 +193,14 @@ def _named(sides: Sides, plan: Plan, agreed: d.Digest, located: Mapping[str, Loc
     return kept
 
 
-def _shown(finding: Finding, options: Options) -> Finding:
-    """Return a finding as it is called: after the cutover an extra row is the service's own, unless its id has the form that only a migration gives."""
-    own = options.after_cutover and finding.kind == EXTRA and not (finding.id and ids.minted(finding.id))
-    return replace(finding, kind=SERVICE_ROW) if own else finding
+def _shown(sides: Sides, target: Target, findings: Sequence[Finding], options: Options) -> Sequence[Finding]:
+    """Return findings as they are called: after the cutover an extra row is the service's own, unless it is known as the migration's."""
+    extra = [finding.id for finding in findings if finding.kind == EXTRA and finding.id] if options.after_cutover else []
+    known = ownership.known(target, extra, lambda statement: sides.ask(target.service, statement)) if extra else set()
+    return [
+        replace(finding, kind=SERVICE_ROW) if options.after_cutover and finding.kind == EXTRA and finding.id not in known else finding
+        for finding in findings
+    ]
 
 
 def _result(scan: Scan, found: Located, rejects: Mapping[str, Sequence[str]]) -> TableResult:

@@ -180,7 +180,7 @@ class Scanner:
                 row = replace(d.source_row(target, part, schema, self._agreed), source=item)
                 where += without(part, rejects[target.name], predicate)
                 statement = d.buckets(row, self._agreed, self._bits[target.name], where, shared=shared)
-                versions = _source_versions(part, schema, predicate) if self._plain.issuperset(part.tables) else None
+                versions = _source_versions(part, schema, predicate) if self._plain.issuperset(part.every_table) and not _unseen(part) else None
                 yield Piece(target, part, statement, versions)
 
     def _target_pieces(self, target: Target, shared: bool) -> Iterator[Piece]:
@@ -284,9 +284,16 @@ def _edges(low: int, high: int, pieces: int) -> list[int | None]:
     return [None, *range((low // step + 1) * step, high + 1, step), None]
 
 
+def _unseen(part: Part) -> bool:
+    """Tell whether what a part yields hangs on something that its statement does not show: the quarantined keys of others."""
+    return any(lookup.carried for lookup in part.lookups)
+
+
 def _source_versions(part: Part, schema: str, predicate: Predicate | None) -> Versioned:
+    looked_up = [(qualified(schema, table), qualified(schema, table)) for lookup in part.lookups for table in lookup.home.tables]
     if part.query is None:
-        return Versioned.of([(qualified(schema, str(part.table)), part.source(schema, predicate))])
+        where = f" WHERE {predicate('src.' + ident(part.chunk_by))}" if predicate else ""
+        return Versioned.of([(qualified(schema, str(part.table)), f"{qualified(schema, str(part.table))} AS src{where}"), *looked_up])
     tied = {touch.table: touch.column for touch in part.touches if touch.result == part.chunk_by}
     wheres = {table: f" WHERE {predicate(ident(tied[table]))}" if predicate and table in tied else "" for table in part.tables}
-    return Versioned.of([(qualified(schema, table), f"{qualified(schema, table)}{where}") for table, where in wheres.items()])
+    return Versioned.of([(qualified(schema, table), f"{qualified(schema, table)}{where}") for table, where in wheres.items()] + looked_up)
