@@ -22,7 +22,7 @@ from ansible.module_utils.migration.plan.compiler import compile_plan
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.postgres.quote import ident
-from ansible.module_utils.migration.preflight import collations, collisions, coverage, drift, privileges, scan
+from ansible.module_utils.migration.preflight import collations, collisions, coverage, drift, index_support, privileges, scan
 from ansible.module_utils.migration.progress import Progress
 from ansible.module_utils.migration.schema import build, ddl
 from ansible.module_utils.migration.schema.tables import plan_schema
@@ -251,6 +251,45 @@ def test_extensions_and_roles_that_the_schema_sql_needs_are_looked_for(database:
     assert "stop the schema SQL wants the extension nowhere_to_be_found" in messages
     assert "stop the schema SQL grants to the role nobody_has_made" in messages
     assert "plpgsql" not in messages
+
+
+# What follows the table's name in CREATE INDEX, of a table with each of these columns.
+INDEXES = {
+    "USING gin (words gin_trgm_ops)": "CREATE EXTENSION pg_trgm",
+    "USING gin (words)": "a default operator class of gin for character varying",
+    "USING nowhere (words)": "the access method nowhere",
+    "(raw)": "a default operator class of btree for json",
+    "(words public.nowhere_ops)": "the operator class public.nowhere_ops",
+    "USING gist (n)": "CREATE EXTENSION btree_gist",
+    "USING gin (tags)": "",
+    "USING gin (doc jsonb_path_ops)": "",
+    "USING gist (span)": "",
+    "USING brin (n)": "",
+    "USING hash (words)": "",
+    "(words text_pattern_ops, mood, few, lower(words))": "",
+    "USING spgist (words)": "",
+}
+
+
+def test_an_index_that_the_server_cannot_make_stops_before_the_rows_are_carried(database: Endpoint) -> None:
+    columns = "words varchar(20), tags int[], doc jsonb, raw json, span int4range, n integer, mood svc.mood, few svc.few"
+    before = "CREATE SCHEMA svc; CREATE TYPE svc.mood AS ENUM ('a'); CREATE DOMAIN svc.few AS varchar(3)"
+    made = f"{before}; CREATE TABLE svc.things (id uuid PRIMARY KEY, {columns})"
+    execute(database, made)
+    with closing(driver.connect(database, application_name="tests", autocommit=True)) as connection:
+        for index, wanted in INDEXES.items():
+            contract = parse_texts("svc", [("svc/1.sql", f"{made};\nCREATE INDEX one ON svc.things {index};")])
+            found = index_support.check(connection, "svc", contract)
+            said = [(item.level, item.place, wanted in f"{item.message} {item.next_step}") for item in found]
+            assert said == ([("stop", "svc/1.sql:2", True)] if wanted else [])
+            try:
+                driver.rows(connection, f"BEGIN; CREATE INDEX one ON svc.things {index}; ROLLBACK")
+                assert not wanted
+            except psycopg2.Error:
+                driver.rows(connection, "ROLLBACK")
+                assert wanted, index
+        pending = parse_texts("svc", [("svc/1.sql", f"CREATE EXTENSION pg_trgm; {made}; CREATE INDEX one ON svc.things USING gin (words gin_trgm_ops);")])
+        assert index_support.check(connection, "svc", pending) == []
 
 
 def test_the_grants_for_the_records_and_for_reading_work_as_printed(databases: Callable[..., Endpoint]) -> None:

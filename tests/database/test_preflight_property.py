@@ -419,7 +419,7 @@ class Bench:
         given = dict(self.case.constants)
         tests = ", ".join(f"({same(kinds, number, given.get(number))})" for number, kinds in enumerate(self.case.types))
         texts = ", ".join(f"{literal(given[number])}::text" if number in given else f"s.v{number}::text" for number in range(len(self.case.types)))
-        ids_of = f"SELECT {self.part.id_cell.sql} AS id, src.id AS key FROM rows AS src"
+        ids_of = f"SELECT {self.part.id_sql} AS id, src.id AS key FROM rows AS src"
         joined = f"SELECT s.id, ARRAY[{tests}], ARRAY[{texts}] FROM rows s JOIN ({ids_of}) k ON k.key = s.id JOIN svc.things t ON uuid_send(t.id) = k.id"
         result = {}
         try:

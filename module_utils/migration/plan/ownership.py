@@ -20,11 +20,11 @@ Ask = Callable[[str], Sequence[tuple[object, ...]]]
 
 def condition(target: Target, alias: str) -> str:
     """Return the condition that a stored row is known as the migration's; false where nothing tells."""
-    if target.bookkeeping:
-        return "true"
     kind = row_id.kind(target)
     if kind == row_id.FOREIGN:
         return "false"
+    if target.bookkeeping and kind == row_id.KEPT:
+        return "true"
     own = f"{alias}.{ident(target.identity[0])}"
     if kind == row_id.COMPUTED:
         return ids.minted_sql(own)
@@ -42,11 +42,11 @@ def loaded_bare(target: Target, ask: Ask) -> bool:
 
 def known(target: Target, names: Sequence[str], ask: Ask) -> set[str]:
     """Return those of some rows of a target, by their names, that are known as the migration's; `ask` runs a statement on the target."""
-    if target.bookkeeping:
-        return set(names)
     kind = row_id.kind(target)
     if kind == row_id.FOREIGN:
         return set()
+    if target.bookkeeping and kind == row_id.KEPT:
+        return set(names)
     found = {name for name in names if ids.minted(name)} if any(not part.keep for part in target.parts) else set()
     if kind == row_id.KEPT:
         entities = [part.entity for part in target.parts if part.keep]

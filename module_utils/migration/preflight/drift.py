@@ -25,6 +25,7 @@ from ..schema.catalog import FoundTable
 from ..schema.indexes import plan_index
 from ..schema.tables import UNCHANGED, plan_schema
 from ..state import ledger
+from . import index_support
 
 APPLICATION_NAME = "edulink-migration preflight"
 _KINDS = {"c": "CHECK", "u": "UNIQUE", "f": "FOREIGN KEY", "x": "EXCLUDE"}
@@ -63,6 +64,7 @@ def check(context: Context, targets: Mapping[str, driver.Connection], settings: 
             differing = _differences(connection, contract, building=building)
             findings += differing
             with driver.database_errors(service, "reading its constraints and triggers"):
+                findings += index_support.check(connection, service, contract)
                 findings += _domains(connection, contract)
                 for table in contract.tables:
                     found = catalog.read_table(connection, table.schema, table.name) if (table.schema, table.name) in mapped else None

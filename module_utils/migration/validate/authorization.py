@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..context import Context
-from ..plan import ids
+from ..plan import ids, ownership
 from ..plan.accounts import FILE, HELD, PERMISSIONS, ROLES, USERS, AccountTable
-from ..plan.model import BOOKKEEPING, Target, replaced
+from ..plan.model import BOOKKEEPING, Lookup, Part, Target, replaced
 from ..postgres.quote import array, ident, literal
 from ..text import counted
 from . import digest as d
@@ -242,17 +242,18 @@ def _rights(sides: Sides, declared: _Declared, known: Mapping[str, str], after_c
     """Return what is compared; `known` has the SQL of the credentials and of the monolith's own roles."""
     targets = {section: target for section, (_, target) in declared.tables.items()}
     aside = _set_aside(sides, declared)
-    entity = targets[USERS].parts[0].entity
     rights = []
-    made = f" WHERE {ids.minted_sql('own.id')}" if after_cutover else ""  # what a service gave itself is its own
     for name, (table, statement) in declared.statements().items():
-        own = ids.expression(entity, [ids.integer_field("rights.user_id")])
-        source = f"SELECT {own} AS k, rights.form AS r FROM ({_source(name, declared, sides.schema, known)}) AS rights"
+        own, joined = _user_id(targets[USERS].parts[0], "rights.user_id", sides.schema)
+        source = f"SELECT {own} AS k, rights.form AS r FROM ({_source(name, declared, sides.schema, known)}) AS rights{joined}"
+        ours = ownership.condition(targets[table], "own")
+        made = f" WHERE {ours}" if after_cutover and ours != "false" else ""  # what a service gave itself is its own, where that can be told
         target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement}{made}) AS rights"
         if aside:
             keys = literal("{" + ",".join(aside) + "}")
             source += f" WHERE NOT EXISTS (SELECT FROM unnest({keys}::bigint[]) AS aside (id) WHERE aside.id = rights.user_id)"
-            hashed = f"SELECT {ids.expression(entity, [ids.integer_field('aside.id')])} FROM unnest({keys}::bigint[]) AS aside (id)"
+            hidden, looked_up = _user_id(targets[USERS].parts[0], "aside.id", sides.schema)
+            hashed = f"SELECT {hidden} FROM unnest({keys}::bigint[]) AS aside (id){looked_up}"
             uuids = [row[0] for row in sides.source(f"SELECT encode(x.i, 'hex') FROM ({hashed}) AS x (i)", "naming quarantined users").result()[0]]
             target += f" WHERE NOT EXISTS (SELECT FROM unnest({literal('{' + ','.join(uuids) + '}')}::uuid[]) AS aside (id) WHERE aside.id = rights.user_id)"
         rights.append(_Right(name, targets[table].service, source, target, sides.estimate(targets[table])))
@@ -263,6 +264,13 @@ def _source(name: str, declared: _Declared, schema: str, known: Mapping[str, str
     section = {"credentials": USERS, "roles": ROLES}.get(name)
     form = declared.form(section)[0].format(**known) if section else ""
     return _SOURCE[name].format(schema=ident(schema), form=form, own_roles=known["own_roles"])
+
+
+def _user_id(users: Part, key: str, schema: str) -> tuple[str, str]:
+    """Return the SQL of a user's id by that of the integer key, and the join that it needs."""
+    if users.keep is None:
+        return ids.expression(users.entity, [ids.integer_field(key)]), ""
+    return "uuid_send(kept.kept)", Lookup("kept", key, users).joined(schema)
 
 
 def _set_aside(sides: Sides, declared: _Declared) -> list[str]:
