@@ -5,13 +5,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from ansible.module_utils.migration.context import Context
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.plan.model import Plan
 from ansible.module_utils.migration.postgres.driver import Endpoint
-from ansible.module_utils.migration.repair import repair
+from ansible.module_utils.migration.repair import release, repair
+from ansible.module_utils.migration.rollback import delete_rows
+from ansible.module_utils.migration.state.control import Migration
 from ansible.module_utils.migration.validate import run as validate
 
 from tests.conftest import execute
@@ -84,3 +92,115 @@ def test_kept_ids_and_keys_of_others_are_carried_proven_repaired_and_removed(wor
     assert repair.apply_repair(world, PLAN_TIME, planned).rows == 11
     assert validate.compare(world, PLAN_TIME).passed
     assert_equal_by_hand(world)
+
+
+def test_a_service_row_is_told_from_a_migrated_one_by_the_id_map_and_rollback_leaves_it(world: Context) -> None:
+    """Kept ids have any version, so nothing may be concluded from it."""
+    accounts = world.targets["accounts"]
+    make_tables(world)
+    carry(world)
+    execute(accounts, "INSERT INTO accounts.users VALUES ('01912345-0000-8000-8000-000000000000', 'own@example.org')")
+    execute(world.source, "DELETE FROM auth_user WHERE id = 898")  # to whom nothing refers: now only the id map knows of it
+    found = validate.compare(world, PLAN_TIME, options=validate.Options(settle_attempts=0, after_cutover=True))
+    kinds = {name: dict(result.kinds) for name, result in found.tables.items() if result.kinds}
+    assert kinds["accounts.users"] == {"service_row": 1, "extra": 1}
+    assert kinds["accounts.migration.id_map"] == {"extra": 1}
+    migration = Migration(1, "1234", "open", "", "", PLAN_TIME, None, datetime.now(tz=UTC))
+    foreseen = {service: delete_rows.foresee(world, service, migration) for service in SERVICES}
+    assert foreseen == {service: delete_rows.remove(world, service, migration) for service in SERVICES}
+    assert ask(accounts, "SELECT email FROM accounts.users") == [("own@example.org",)]
+    for table in ("accounts.profiles", "accounts.memberships", "accounts.groups"):
+        assert ask(accounts, f"SELECT count(*) FROM {table}") == [(0,)]
+    assert ask(world.targets["blog"], "SELECT count(*) FROM blog.post_tags") == [(0,)]
+
+
+def test_rows_that_changed_between_two_snapshots_are_settled(world: Context) -> None:
+    make_tables(world)
+    carry(world)
+    index(world)
+    for service in SERVICES:
+        execute(world.targets[service], "UPDATE migration.pin SET finished_at = NULL")
+        execute(world.targets[service], "UPDATE migration.chunks SET epoch = 'an older one' WHERE id = 1")
+    execute(
+        world.source,
+        "DELETE FROM auth_user_groups WHERE id % 5 = 0",
+        "DELETE FROM profile WHERE user_id = 899",
+        "DELETE FROM post WHERE author_id = 899",
+        "INSERT INTO auth_user_groups SELECT 100000, 900, 9",
+        "UPDATE auth_user SET email = CASE id WHEN 1 THEN 'u2@example.org' ELSE 'u1@example.org' END WHERE id IN (1, 2)",
+    )
+    assert carry(world).compared
+    found = validate.compare(world, PLAN_TIME)
+    assert found.passed, [item.line for item in found.findings]
+    assert_equal_by_hand(world)
+
+
+def test_a_kept_id_must_be_there_and_be_unique(world: Context) -> None:
+    execute(
+        world.source,
+        "ALTER TABLE auth_user ALTER public_id DROP NOT NULL, DROP CONSTRAINT auth_user_public_id_key",
+        "UPDATE auth_user SET public_id = NULL WHERE id IN (3, 5)",
+        "UPDATE auth_user SET public_id = (SELECT public_id FROM auth_user WHERE id = 7) WHERE id = 9",
+    )
+    found = [item for item in look(world).findings if item.target == "accounts.users" and item.level == "stop"]
+    assert [(item.rule, item.count, item.keys) for item in found] == [("not_null", 2, ("3", "5")), ("unique", 2, ("7", "9"))]
+
+
+def quarantining(tmp_path: Path) -> Plan:
+    """Return the world's plan with users that have no e-mail address quarantined, and references to them NULL where they may be."""
+    changed = tmp_path / "mappings"
+    shutil.copytree(WORLD / "mappings", changed)
+    users = changed / "accounts" / "users.yml"
+    users.write_text(users.read_text() + "policies:\n  email: {blank: quarantine}\n  manager_id: {foreign_key: null}\n")
+    return compiled(WORLD, SERVICES, mappings=changed)
+
+
+def test_a_reference_to_a_quarantined_row_becomes_null_and_comes_back_with_it(world: Context, tmp_path: Path) -> None:
+    world = dataclasses.replace(world, plan=quarantining(tmp_path))
+    execute(world.source, "UPDATE auth_user SET email = '' WHERE id = 4")  # who manages 40 to 49 and leads posts
+    make_tables(world)
+    assert carry(world).balance.verdict.endswith("; 24 of their references became NULL by policy")
+    index(world)
+    found = validate.compare(world, PLAN_TIME, options=validate.Options(accounts=True))
+    assert found.passed, [*(item.line for item in found.findings), *(item.line for item in found.references)]
+    assert {(item.target, item.column, item.nulled) for item in found.references if item.nulled} == {
+        ("accounts.users", "manager_id", 10),
+        ("blog.posts", "lead_id", 14),
+    }
+    accounts, blog = world.targets["accounts"], world.targets["blog"]
+    assert ask(accounts, "SELECT count(*) FROM accounts.users WHERE manager_id IS NULL AND email ~ '^u4[0-9]@'") == [(10,)]
+    assert ask(blog, "SELECT count(*) FROM blog.posts WHERE lead_id IS NULL") == [(14,)]
+    # Another value than NULL is a difference.
+    execute(blog, "UPDATE blog.posts SET lead_id = gen_random_uuid() WHERE title = 'post 3'")
+    assert validate.compare(world, PLAN_TIME, options=validate.Options(settle_attempts=0)).differences == 1
+    execute(blog, "UPDATE blog.posts SET lead_id = NULL WHERE title = 'post 3'")
+    execute(world.source, "UPDATE auth_user SET email = 'u4@example.org' WHERE id = 4")
+    planned = release.plan_release(world, PLAN_TIME)
+    assert planned.by_table == {"accounts.users": 1, "accounts.migration.id_map": 1}
+    release.apply_release(world, PLAN_TIME, planned)
+    found = validate.compare(world, PLAN_TIME)
+    assert found.passed, [item.line for item in found.findings]
+    assert_equal_by_hand(world)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "fault"),
+    [
+        ("accounts/users.yml", ", mints: users", "", "'mints' names its entity"),
+        ("accounts/profiles.yml", "map: users", "map: users, mints: profiles", "the id is one of 'users' already"),
+        ("accounts/memberships.yml", "{from: id}", "{from: id, mints: members}", "is not one uuid, so 'key' cannot mint"),
+        ("accounts/memberships.yml", "  group_id: {from: group_id, map: groups}", "", "'columns' gives it: group_id is missing"),
+        ("accounts/profiles.yml", "{bio: bio}", "{bio: bio, user_id: {from: user_id, map: users}}", "'user_id' is given by 'key'"),
+        ("blog/posts.yml", "lead_id: {foreign_key", "author_id: {foreign_key", "author_id is NOT NULL"),
+        ("blog/posts.yml", "lead_id: {foreign_key", "title: {foreign_key", "'title' is no reference through an id map"),
+        ("blog/posts.yml", "{foreign_key: null}", "{unique: null}", "'null' is for foreign_key alone"),
+    ],
+)
+def test_a_mapping_that_cannot_be_meant_is_refused(tmp_path: Path, file: str, old: str, new: str, fault: str) -> None:
+    changed = tmp_path / "mappings"
+    shutil.copytree(WORLD / "mappings", changed)
+    path = changed / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(MigrationError, match=re.escape(fault)):
+        compiled(WORLD, SERVICES, mappings=changed)

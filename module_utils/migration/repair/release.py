@@ -16,7 +16,7 @@ from typing import Any
 
 from ..checks import quarantine
 from ..context import Context
-from ..plan import null_references
+from ..plan import null_references, row_id
 from ..postgres import driver
 from ..text import counted
 from ..upsert.upsert import Equalized
@@ -91,7 +91,7 @@ def apply_release(context: Context, plan_time: str, release: Release) -> Equaliz
             driver.rows(holder, "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
         let_in = _let_in(context, release)
-        done = settle(let_in, plan_time, snapshot, [*_findings(release.rows), *_children(let_in, holder, release.rows)])
+        done = settle(let_in, plan_time, snapshot, [*_findings(context, release.rows), *_children(let_in, holder, release.rows)])
     for service in context.plan.services:
         gone = [row for row in release.rows if row.service == service]
         if gone:
@@ -133,8 +133,9 @@ def _recorded(context: Context, service: str) -> list[Quarantined]:
     return [Quarantined(service, *row) for row in found]
 
 
-def _findings(rows: Sequence[Quarantined]) -> list[Finding]:
-    return [Finding(row.target, row.part, MISSING, row.source_key, row.id) for row in rows]
+def _findings(context: Context, rows: Sequence[Quarantined]) -> list[Finding]:
+    named = {target.name for target in context.plan.targets if row_id.single(target)}  # by the id that migration.rejects has
+    return [Finding(row.target, row.part, MISSING, row.source_key, row.id if row.target in named else None) for row in rows]
 
 
 def _let_out(context: Context, service: str, rows: Sequence[Quarantined]) -> None:
