@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import pytest
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan.model import Plan
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.repair import release, repair
 from ansible.module_utils.migration.rollback import delete_rows
+from ansible.module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, User
 from ansible.module_utils.migration.state.control import Migration
 from ansible.module_utils.migration.validate import run as validate
 
@@ -45,7 +48,7 @@ DAMAGE = {
         "INSERT INTO accounts.profiles SELECT id, 'stranger' FROM accounts.users WHERE email = 'u2@example.org'",
         "DELETE FROM accounts.memberships WHERE (user_id, group_id) = (SELECT user_id, group_id FROM accounts.memberships ORDER BY 1, 2 LIMIT 1)",
         "INSERT INTO accounts.memberships SELECT u.id, g.id FROM accounts.users u, accounts.groups g WHERE email = 'u8@example.org' AND name = 'group 1'",
-        "INSERT INTO accounts.users VALUES ('01912345-0000-7000-8000-000000000000', 'new@example.org')",
+        "INSERT INTO accounts.users VALUES ('01912345-0000-7000-8000-000000000000', 'new@example.org', NULL, '')",
     ),
     "blog": (
         "UPDATE blog.posts SET lead_id = gen_random_uuid() WHERE title = 'post 100'",
@@ -59,8 +62,9 @@ def assert_equal_by_hand(world: Context) -> None:
     """Hold every table against the monolith with statements and ids of the tests alone."""
     source, accounts, blog = world.source, world.targets["accounts"], world.targets["blog"]
     kept = {key: str(public) for key, public in ask(source, "SELECT id, public_id::text FROM auth_user")}
-    users = ask(source, "SELECT id, email, manager_id FROM auth_user")
-    assert rows(accounts, "SELECT id::text, email, manager_id::text FROM accounts.users") == {(kept[i], e, kept.get(m)) for i, e, m in users}
+    users = ask(source, "SELECT id, email, manager_id, password FROM auth_user")
+    found = rows(accounts, "SELECT id::text, email, manager_id::text, password_hash FROM accounts.users")
+    assert found == {(kept[i], e, kept.get(m), p) for i, e, m, p in users}
     profiles = {(kept[i], bio) for i, bio in ask(source, "SELECT user_id, bio FROM profile")}
     assert rows(accounts, "SELECT user_id::text, bio FROM accounts.profiles") == profiles == rows(blog, "SELECT user_id::text, bio FROM blog.authors")
     members = ask(source, "SELECT user_id, group_id FROM auth_user_groups")
@@ -78,7 +82,13 @@ def test_kept_ids_and_keys_of_others_are_carried_proven_repaired_and_removed(wor
     assert stops(world) == []
     assert [(item.column, item.count) for item in look(world).findings if item.target == "blog.posts" and "becomes NULL" in item.next_step] == [("lead_id", 12)]
     make_tables(world)
+    with closing(driver.connect(world.source, application_name="tests", autocommit=True)) as connection:
+        foreseen = ForeseenUsers(connection, "public", world.plan, NAMESPACE).find([7, 8, 5000], passwords=True)
     assert carry(world).balance.passed
+    with closing(driver.connect(world.targets["accounts"], application_name="tests", autocommit=True)) as connection:
+        assert MigratedUsers(connection, world.plan, NAMESPACE).find([7, 8, 5000], passwords=True) == foreseen
+    kept = dict(ask(world.source, "SELECT id, public_id::text FROM auth_user WHERE id IN (7, 8)"))
+    assert foreseen == {number: User(str(kept[number]), f"hash {number}") for number in (7, 8)}
     index(world)
     found = validate.compare(world, PLAN_TIME, options=validate.Options(accounts=True))
     assert found.passed, [*(item.line for item in found.findings), *(item.line for item in found.references)]
@@ -99,7 +109,7 @@ def test_a_service_row_is_told_from_a_migrated_one_by_the_id_map_and_rollback_le
     accounts = world.targets["accounts"]
     make_tables(world)
     carry(world)
-    execute(accounts, "INSERT INTO accounts.users VALUES ('01912345-0000-8000-8000-000000000000', 'own@example.org')")
+    execute(accounts, "INSERT INTO accounts.users VALUES ('01912345-0000-8000-8000-000000000000', 'own@example.org', NULL, '')")
     execute(world.source, "DELETE FROM auth_user WHERE id = 898")  # to whom nothing refers: now only the id map knows of it
     found = validate.compare(world, PLAN_TIME, options=validate.Options(settle_attempts=0, after_cutover=True))
     kinds = {name: dict(result.kinds) for name, result in found.tables.items() if result.kinds}
@@ -135,14 +145,20 @@ def test_rows_that_changed_between_two_snapshots_are_settled(world: Context) -> 
     assert_equal_by_hand(world)
 
 
-def test_a_kept_id_must_be_there_and_be_unique(world: Context) -> None:
+def test_a_kept_id_must_be_there_be_unique_and_be_nobody_elses_row(world: Context) -> None:
     execute(
         world.source,
         "ALTER TABLE auth_user ALTER public_id DROP NOT NULL, DROP CONSTRAINT auth_user_public_id_key",
         "UPDATE auth_user SET public_id = NULL WHERE id IN (3, 5)",
         "UPDATE auth_user SET public_id = (SELECT public_id FROM auth_user WHERE id = 7) WHERE id = 9",
     )
-    found = [item for item in look(world).findings if item.target == "accounts.users" and item.level == "stop"]
+    execute(world.source, "UPDATE post SET author_id = 2 WHERE id = 77")  # whose author has no profile, which the service's foreign key names
+    make_tables(world)
+    execute(world.targets["blog"], "INSERT INTO blog.authors SELECT '01912345-6789-7001-8000-000000000000', 'knows the UUID already'")
+    stopping = [item for item in look(world).findings if item.level == "stop"]
+    assert [(item.rule, item.count, item.keys) for item in stopping if item.target == "blog.posts"] == [("foreign_key", 1, ("77",))]
+    assert [(item.rule, item.count) for item in stopping if item.target == "blog.authors"] == [("collision", 1)]
+    found = [item for item in stopping if item.target == "accounts.users"]
     assert [(item.rule, item.count, item.keys) for item in found] == [("not_null", 2, ("3", "5")), ("unique", 2, ("7", "9"))]
 
 

@@ -1,7 +1,7 @@
-CREATE TABLE auth_user (id int PRIMARY KEY, public_id uuid NOT NULL UNIQUE, email text NOT NULL, manager_id int);
+CREATE TABLE auth_user (id int PRIMARY KEY, public_id uuid NOT NULL UNIQUE, email text NOT NULL, manager_id int, password text NOT NULL);
 -- Version 7, so that all begin alike; every seventh of version 4; none of version 8.
 INSERT INTO auth_user SELECT g, CASE WHEN g % 7 = 0 THEN overlay(md5(g::text) placing '4' from 13 for 1)::uuid ELSE ('01912345-6789-7' || lpad(to_hex(g), 3, '0') || '-8000-000000000000')::uuid END,
-  'u' || g || '@example.org', nullif(g / 10, 0) FROM generate_series(1, 900) g;
+  'u' || g || '@example.org', nullif(g / 10, 0), 'hash ' || g FROM generate_series(1, 900) g;
 CREATE TABLE profile (user_id int PRIMARY KEY REFERENCES auth_user, bio text NOT NULL);
 INSERT INTO profile SELECT g, 'bio ' || g FROM generate_series(1, 900, 2) g;
 CREATE TABLE auth_group (id int PRIMARY KEY, name text NOT NULL);

@@ -23,6 +23,7 @@ from ..plan import row_id
 from ..plan.model import Target
 from ..postgres import driver
 from ..postgres.quote import array, ident
+from ..state import ledger
 
 FIRST = 5
 MOST_FOREIGN = 50_000  # rows of a service's own that are compared one by one
@@ -51,9 +52,10 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
     if there is None or not driver.scalar(connection, f"SELECT EXISTS (SELECT FROM {target.qualified})"):
         return []
     foreign = _foreign(source, connection, target, scans)
+    findings = _there_before(connection, target, len(foreign))
     if not foreign:
-        return []
-    findings = [
+        return findings
+    findings += [
         Finding(
             WARN, target.name, "present", "are in the target and no row of the source makes them",
             "if the service has made them they stay; validate counts them as differences before cutover",
@@ -86,6 +88,17 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
             message, step = f"cannot be compared with rows of the service's own ({said(exc)})", "compare them by hand, or simplify the index"
             findings.append(Finding(STOP, unique.place, "collision", message, step, target.name, ", ".join(unique.columns)))
     return findings
+
+
+def _there_before(connection: driver.Connection, target: Target, foreign: int) -> list[Finding]:
+    """Return a finding when rows have the names that migrated ones will have, before any migration wrote here: kept ids and parents' ids can be known."""
+    if row_id.kind(target) == row_id.COMPUTED or ledger.exists(connection):
+        return []
+    rows = int(driver.scalar(connection, f"SELECT count(*) FROM {target.qualified}")) - foreign
+    if rows <= 0:
+        return []
+    message = "are in the target under primary keys of migrated rows, and no migration wrote them: they would be overwritten, and a rollback delete them"
+    return [Finding(STOP, target.name, "collision", message, "remove them, or leave their source rows out of the mapping", target.name, "", rows)]
 
 
 def _foreign(source: driver.Connection, connection: driver.Connection, target: Target, scans: Sequence[PartScan]) -> list[str]:

@@ -53,6 +53,7 @@ def _checks(detail: Mapping[str, Any]) -> str:
     tables, references, phases = _records(detail, "tables"), _records(detail, "references"), detail.get("phases") or {}
     rows, loose, checked = differences(detail), dangling(detail), sum(item.get("checked") or 0 for item in references)
     proven = sum(1 for item in references if item.get("by") == "foreign key")
+    nulled = sum(item.get("nulled") or 0 for item in references)
     before, now = (sum(item.get(name) or 0 for item in tables) for name in ("source_rows", "target_rows"))
     seen = f"{before:,} rows of the source, {now:,} of the services"
     reading = [phases[name] for name in ("scan", "open") if name in phases]
@@ -61,7 +62,8 @@ def _checks(detail: Mapping[str, Any]) -> str:
         [
             "Every reference has its row",
             _outcome(loose == 0) if references else tag(NOT_DONE),
-            f"{loose:,} of {checked:,} looked up have none" + (f"; {counted(proven, 'column')} by the source's own foreign keys" if proven else ""),
+            f"{loose:,} of {checked:,} looked up have none" + (f"; {counted(proven, 'column')} by the source's own foreign keys" if proven else "")
+            + (f"; {nulled:,} more are NULL by policy, as their rows are not there or are quarantined" if nulled else ""),
             phases.get("references"),
         ],
     ]
@@ -144,7 +146,8 @@ def _references(references: Sequence[Mapping[str, Any]]) -> str:
         proven = item.get("by") == "foreign key"
         how = Html('<span class="when">foreign key</span>') if proven else "look-up"
         checked = None if proven else item.get("checked")
-        named = ", ".join(item.get("keys") or ())
+        nulled = [f"{item['nulled']:,} NULL by policy"] if item.get("nulled") else []
+        named = ", ".join([*nulled, *(item.get("keys") or ())])
         rows.append([f"{item.get('target')}.{item.get('column')}", item.get("refers_to"), how, checked, item.get("dangling"), named])
     note = '<p class="note">The source\'s own foreign key proves a reference for rows that are equal; only those of other rows are looked up then.</p>'
     return "<h3>References</h3>" + grid(("Column", "Refers to", "Judged by", "Looked up", "Without a row", "Rows"), rows) + note
