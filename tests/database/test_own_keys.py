@@ -12,15 +12,18 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ansible.module_utils.migration.context import Context
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan.model import Plan
 from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres.content_digest import Content
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.repair import release, repair
-from ansible.module_utils.migration.rollback import delete_rows
+from ansible.module_utils.migration.rollback import delete_rows, service_rows
 from ansible.module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, User
 from ansible.module_utils.migration.state.control import Migration
 from ansible.module_utils.migration.validate import run as validate
@@ -115,6 +118,9 @@ def test_a_service_row_is_told_from_a_migrated_one_by_the_id_map_and_rollback_le
     kinds = {name: dict(result.kinds) for name, result in found.tables.items() if result.kinds}
     assert kinds["accounts.users"] == {"service_row": 1, "extra": 1}
     assert kinds["accounts.migration.id_map"] == {"extra": 1}
+    dumped: Any = SimpleNamespace(content=Content((), (), 0, ""))  # nothing was there before
+    strangers = {item.table: (item.rows, item.computed) for item in service_rows.unaccounted(world, "accounts", PLAN_TIME, dumped, None)}
+    assert strangers == {"accounts.users": (2, 1)}  # one of which was migrated
     migration = Migration(1, "1234", "open", "", "", PLAN_TIME, None, datetime.now(tz=UTC))
     foreseen = {service: delete_rows.foresee(world, service, migration) for service in SERVICES}
     assert foreseen == {service: delete_rows.remove(world, service, migration) for service in SERVICES}

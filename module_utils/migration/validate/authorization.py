@@ -102,12 +102,12 @@ class _Declared:
     def statements(self) -> dict[str, tuple[str, str]]:
         """Return each right that can be compared: the section of its rows and the SQL of (user's uuid, form); `own` is the row that gives it."""
         users = self.tables[USERS][1]
-        select = f"SELECT own.{ident(users.id_column)} AS user_id, record_send(ROW({self.form(USERS)[1]})) AS form FROM {users.qualified} AS own"
+        select = f"SELECT own.{ident(users.identity[0])} AS user_id, record_send(ROW({self.form(USERS)[1]})) AS form FROM {users.qualified} AS own"
         result = {"credentials": (USERS, select)}
         if HELD in self.tables and PERMISSIONS in self.tables:
             (held, held_target), (known, known_target) = self.tables[HELD], self.tables[PERMISSIONS]
             form = ", ".join(f"p.{ident(str(known.column(meaning)))}::text" for meaning in ("content_type", "codename"))
-            join = f"LEFT JOIN {known_target.qualified} AS p ON p.{ident(known_target.id_column)} = own.{ident(str(held.column('permission')))}"
+            join = f"LEFT JOIN {known_target.qualified} AS p ON p.{ident(known_target.identity[0])} = own.{ident(str(held.column('permission')))}"
             select = f"SELECT own.{ident(str(held.column('user')))} AS user_id, record_send(ROW({form})) AS form"
             result["permissions"] = (HELD, f"{select} FROM {held_target.qualified} AS own {join}")
         if ROLES in self.tables:
