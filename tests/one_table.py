@@ -14,7 +14,7 @@ from ansible.module_utils.migration.contract.parse import parse_texts
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan import mapping as m
 from ansible.module_utils.migration.plan.compiler import compile_plan
-from ansible.module_utils.migration.plan.model import one_of
+from ansible.module_utils.migration.plan.predicates import one_of
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 

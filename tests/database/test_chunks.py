@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from ansible.module_utils.migration.context import Context
-from ansible.module_utils.migration.plan.model import between
+from ansible.module_utils.migration.plan.predicates import between
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.transfer import chunks

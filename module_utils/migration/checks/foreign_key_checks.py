@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract.model import ForeignKey
-from ..plan.model import Plan, Policy, Target, none_of
+from ..plan.model import Plan, Policy, Target
+from ..plan.predicates import none_of
 from ..postgres import driver
 from ..postgres.quote import array, ident, qualified
 from .findings import STOP, WARN, Finding

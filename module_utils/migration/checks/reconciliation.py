@@ -17,8 +17,9 @@ from typing import Any
 from ..context import Context
 from ..errors import MigrationError
 from ..plan import null_references
-from ..plan.model import Part, Plan, none_of
+from ..plan.model import Part, Plan
 from ..plan.null_references import Nulled
+from ..plan.predicates import none_of
 from ..postgres import driver
 from ..state import ledger
 from ..state.exported_snapshot import NO_SUCH_SNAPSHOT, read_only_snapshot

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..plan.model import Part, Plan, Touch, none_of
+from ..plan.model import Part, Plan, Touch
+from ..plan.predicates import none_of
 from ..postgres.quote import ident, qualified
 from .findings import STOP, Finding
 from .row_checks import scanned

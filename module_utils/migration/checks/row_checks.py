@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract.model import ColumnSpec, Contract, TableSpec
-from ..plan.model import Cell, Part, Plan, Policy, Predicate, Target, endless, replaced
+from ..plan.model import Cell, Part, Plan, Policy, Target
 from ..plan.null_references import becomes_null
+from ..plan.predicates import Predicate, endless, replaced
 from ..postgres.quote import ident, literal, qualified
 from . import casts, index_checks
 from .casts import Condition

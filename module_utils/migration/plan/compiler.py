@@ -25,7 +25,8 @@ from . import primary_key
 from .accounts import check_accounts
 from .column_origins import origins
 from .id_cells import IdCells, Minter, own_cell
-from .model import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch, replaced
+from .model import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch
+from .predicates import replaced
 from .sql_reader import Reads, output_columns, read_expression, read_query
 from .yaml_tree import suggest
 

@@ -46,10 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Key:
-    """The source columns that identify a row, their kind, and the entity its UUIDs belong to (None: a leaf's own).
-
-    `keep` is the source's uuid column that stays the row's id; `translate` names the id map that gives the row its parent's id.
-    """
+    """What identifies a row, and the entity of its UUIDs (None: a leaf's own); `keep` stays its id, `translate` is the id map of its parent's."""
 
     columns: tuple[str, ...]
     types: tuple[str, ...]

@@ -13,21 +13,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..postgres.quote import array, ident, literal, qualified
+from ..postgres.quote import ident, literal, qualified
 from . import ids
 from .accounts import AccountTable, account_table
+from .predicates import Predicate
 
 PLAN_TIME_SETTING = "migration.plan_time"
 PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"
 BOOKKEEPING = "migration"
 
 _NAMES = ("schema", "table", "name", "columns", "object")  # the fields of a contract that hold names
-
-Predicate = Callable[[str], str]  # quoted column -> condition
 
 
 @dataclass(frozen=True)
@@ -333,45 +332,6 @@ class Plan:
 def quarantine_setting(entity: str) -> str:
     """Return the name of the source connection's setting that lists the quarantined keys of an entity (text[])."""
     return f"migration.quarantined_{entity.encode().hex()}"
-
-
-def between(low: str | None, high: str | None, *, nulls: bool = False) -> Predicate:
-    """Return the predicate low <= column < high; None is open, `nulls` adds the rows without a value."""
-
-    def condition(column: str) -> str:
-        bounds = [f"{column} >= {literal(low)}"] if low is not None else []
-        bounds += [f"{column} < {literal(high)}"] if high is not None else []
-        joined = " AND ".join(bounds) or "true"
-        return f"({joined} OR {column} IS NULL)" if nulls and bounds else f"({joined})"
-
-    return condition
-
-
-def one_of(values: Sequence[str]) -> Predicate:
-    """Return the predicate column = ANY(values); the array takes the column's type."""
-    listed = array(values)
-    return lambda column: f"{column} = ANY ({listed})"
-
-
-def none_of(values: Sequence[str]) -> Predicate:
-    """Return the predicate that a column's text is none of the values: an anti-join, whatever their number."""
-    listed = array(values)
-    return lambda column: f"NOT EXISTS (SELECT FROM unnest({listed}::text[]) AS refused (key) WHERE refused.key = {column})"
-
-
-def endless(sql: str, kind: str) -> str | None:
-    """Return the condition under which a value of a type is infinity (or NaN), or None where it cannot be."""
-    if kind == "date" or kind.startswith("timestamp"):
-        return f"NOT isfinite({sql})"
-    return f"({sql}) IN ('Infinity', '-Infinity', 'NaN')" if kind in ("numeric", "real", "double precision") else None
-
-
-def replaced(rule: str, sql: str, kind: str) -> str | None:
-    """Return the condition under which the placeholder of a rule stands for a value, or None where it has no meaning."""
-    if rule == "infinity":
-        return endless(sql, kind)
-    blank = f" OR btrim(({sql})::text) = ''" if rule == "blank" else ""
-    return f"({sql}) IS NULL{blank}" if rule in ("blank", "not_null") else None
 
 
 def without_places(value: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..postgres import driver
 from ..postgres.quote import array
-from .model import Cell, Part, Plan, Target, none_of, quarantine_setting
+from .model import Cell, Part, Plan, Target, quarantine_setting
+from .predicates import none_of
 
 Quarantined = Mapping[tuple[str, str], Sequence[str]]  # (target, part): source keys
 

@@ -15,7 +15,7 @@ from ..checks.findings import INFO, WARN, Finding
 from ..checks.quarantine import Reject
 from ..checks.row_checks import PartScan
 from ..checks.source_catalog import SourceTable
-from ..plan.model import between, none_of
+from ..plan.predicates import between, none_of
 from ..postgres import driver
 from ..postgres.quote import ident
 

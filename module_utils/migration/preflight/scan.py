@@ -16,7 +16,8 @@ from ..checks.source_catalog import SourceCatalog
 from ..checks.sql_errors import about_rows, said, state
 from ..checks.unique_checks import Unique, build_uniques
 from ..errors import MigrationError
-from ..plan.model import Plan, Predicate, Target, between
+from ..plan.model import Plan, Target
+from ..plan.predicates import Predicate, between
 from ..postgres import driver
 from ..throttle.pacer import Pace, unhurried
 from ..transfer.chunks import Unit, estimate, plan_chunks

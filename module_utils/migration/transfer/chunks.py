@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from ..plan.model import Part, Plan, Target, between
+from ..plan.model import Part, Plan, Target
+from ..plan.predicates import between
 from ..postgres import driver
 from ..postgres.quote import ident, literal, qualified
 from ..state.ledger import Chunk

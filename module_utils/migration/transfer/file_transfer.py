@@ -23,7 +23,8 @@ from ..checks import quarantine, reconciliation
 from ..checks.row_accounting import Refused
 from ..context import Context
 from ..errors import MigrationError
-from ..plan.model import Part, Target, between
+from ..plan.model import Part, Target
+from ..plan.predicates import between
 from ..postgres import driver
 from ..postgres.driver import database_errors
 from ..postgres.quote import ident

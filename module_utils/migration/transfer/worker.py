@@ -18,7 +18,8 @@ from typing import Any
 
 from ..context import Context
 from ..errors import MigrationError
-from ..plan.model import Part, Predicate, Target, between, none_of
+from ..plan.model import Part, Target
+from ..plan.predicates import Predicate, between, none_of
 from ..postgres import driver
 from ..postgres.driver import redact
 from ..postgres.pump import pump

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 
 from ..errors import MigrationError
 from ..plan import ownership, row_id
-from ..plan.model import Part, Target, one_of
+from ..plan.model import Part, Target
+from ..plan.predicates import one_of
 from ..postgres import driver
 from ..postgres.driver import redact
 from ..postgres.pump import pump

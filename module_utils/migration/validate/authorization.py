@@ -23,7 +23,8 @@ from typing import Any
 from ..context import Context
 from ..plan import ids, ownership
 from ..plan.accounts import FILE, HELD, PERMISSIONS, ROLES, USERS, AccountTable
-from ..plan.model import BOOKKEEPING, Lookup, Part, Target, replaced
+from ..plan.model import BOOKKEEPING, Lookup, Part, Target
+from ..plan.predicates import replaced
 from ..postgres.quote import array, ident, literal
 from ..text import counted
 from . import digest as d

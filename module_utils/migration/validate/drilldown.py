@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ..plan import row_id
-from ..plan.model import Part, Target, one_of
+from ..plan.model import Part, Target
+from ..plan.predicates import one_of
 from ..postgres.quote import ident
 from . import digest as d
 from .excluded import Rejects, without

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..plan.model import BOOKKEEPING, Part, Predicate, Target
+from ..plan.model import BOOKKEEPING, Part, Target
+from ..plan.predicates import Predicate
 from ..postgres.quote import array
 from .readers import Sides
 

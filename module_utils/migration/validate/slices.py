@@ -20,7 +20,8 @@ from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from ..plan.model import Part, Predicate, Target, between
+from ..plan.model import Part, Target
+from ..plan.predicates import Predicate, between
 from ..postgres.quote import ident, qualified
 from . import digest as d
 from .excluded import Rejects, without
