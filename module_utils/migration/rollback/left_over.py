@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ..context import Context
 from ..errors import MigrationError
+from ..plan import row_id
 from ..postgres import databases, driver
 from ..postgres.quote import ident
 from ..snapshot.manifest import Dumped, Manifest
@@ -46,9 +47,10 @@ def count(context: Context, service: str, migration: Migration, dumped: Dumped |
             if item.bookkeeping or driver.scalar(target, "SELECT to_regclass(%s)", (item.qualified,)) is None:
                 continue
             before = dumped.content.table(item.schema, item.table) if dumped else None
-            identity = f"row.{ident(item.id_column)}"
-            given = f" OR EXISTS (SELECT FROM {kept} AS given WHERE given.id = {identity})" if mapped else ""
-            statement = f"SELECT count(*), count(*) FILTER (WHERE get_byte(uuid_send({identity}), 6) >> 4 = 8{given}) FROM {item.qualified} AS row"
+            ids = [f"row.{ident(cell.name)}" for cell in item.parts[0].identity_cells if cell.is_id]  # its own, or those of rows that it belongs to
+            tells = [f"get_byte(uuid_send({own}), 6) >> 4 = 8" for own in ids if row_id.spread(item)]
+            tells += [f"EXISTS (SELECT FROM {kept} AS given WHERE given.id = {own})" for own in ids if mapped]
+            statement = f"SELECT count(*), count(*) FILTER (WHERE {' OR '.join(tells) or 'false'}) FROM {item.qualified} AS row"
             rows, ours = driver.rows(target, statement)[0]
             left = min(int(ours), int(rows) - (before.rows if before else 0))
             if left > 0:
