@@ -16,6 +16,8 @@ from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.embedded import process
 from ansible.module_utils.migration.embedded import server as lab_postgres
 from ansible.module_utils.migration.embedded.server import PostgresServer
+from ansible.module_utils.migration.errors import MigrationError
+from ansible.module_utils.migration.postgres import identity
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight
 from ansible.module_utils.migration.progress import Progress
@@ -47,7 +49,11 @@ def standby(postgres: PostgresServer, databases: Callable[..., Endpoint], server
 
 def test_a_standby_is_judged_carried_from_and_proven(standby: Endpoint, databases: Callable[..., Endpoint], postgres: PostgresServer) -> None:
     targets = {service: databases(service) for service in SERVICES}
-    context = Context(plan=read_plan(), source=standby, targets=targets, control=databases("control"), namespace=NAMESPACE)
+    control = databases("control")
+    identity.require_distinct(standby, list(targets.values()), control)  # other databases of its primary
+    with pytest.raises(MigrationError, match="are the same database"):
+        identity.require_distinct(standby, [postgres.endpoint(standby.dbname)], control)
+    context = Context(plan=read_plan(), source=standby, targets=targets, control=control, namespace=NAMESPACE)
     report = preflight.run(context, preflight.Options(bin_dir=str(postgres.bin_dir), limits=unhurried().limits), None)
     assert [item for item in report.findings if item.level == "stop"] == []
     about = {item.message for item in report.findings if item.place == standby.name and item.rule in ("version", "standby")}
@@ -62,3 +68,5 @@ def test_a_standby_is_judged_carried_from_and_proven(standby: Endpoint, database
     for name, data in context.plan.contracts:
         build.build(targets[name], Contract.from_dict(data))
     assert validate.compare(context, PLAN_TIME).passed
+    execute(standby, "SELECT pg_promote()")  # from now on it is a server of its own
+    identity.require_distinct(standby, [postgres.endpoint(standby.dbname)], control)
