@@ -62,7 +62,7 @@ def throw_away(folder: Path, needed: int = 0, trusted: Iterable[str] = ()) -> It
     The role may make the `trusted` extensions, which elsewhere only a superuser can: it needs no more rights for that.
     """
     if missing := lacking():
-        raise MigrationError(f"a throw-away server needs the Python packages {missing} on this runner")
+        raise MigrationError(f"a throw-away server needs the Python packages {missing} on this runner; install them there (pip), or name a server of your own")
     account = process.Account.for_servers()
     try:
         _sweep(folder)
