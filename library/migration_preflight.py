@@ -44,7 +44,7 @@ options:
     description: Django's PASSWORD_RESET_TIMEOUT in seconds, to say how long outstanding links live.
     type: int
     default: 259200
-  verify_server:
+  has_verify_server:
     description: Whether the snapshot is proven on a server of the operator's own, so that none need be started on the runner.
     type: bool
     default: false
@@ -111,7 +111,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
         params["quarantine_cap"],
         store=store,
         reset_timeout=params["reset_timeout"],
-        verify_server=params["verify_server"],
+        verify_server=params["has_verify_server"],
         limits=Limits.from_params(params["limits"]),
         patience=params["patience"],
     )
@@ -143,7 +143,7 @@ def main() -> None:
         argument_spec={
             **CONTEXT_SPEC,
             "bin_dir": {"type": "path"},
-            "verify_server": {"type": "bool", "default": False},
+            "has_verify_server": {"type": "bool", "default": False},
             "quarantine_cap": {"type": "int", "default": 100000},
             "store": {"type": "dict", "options": STORE_SPEC},
             "limits": {"type": "dict", "default": {}},

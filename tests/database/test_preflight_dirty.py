@@ -212,7 +212,7 @@ def named(report: preflight.Report, level: str) -> dict[tuple[str, str, str], st
     for item in report.findings:
         if item.level == level and item.keys:
             assert item.count == len(item.keys), item
-            place = (item.place.removeprefix("mappings/").partition(".yml")[0], item.column, item.rule)
+            place = (item.place.rpartition("mappings/")[2].partition(".yml")[0], item.column, item.rule)
             result[place] = " ".join(sorted([*([result[place]] if place in result else []), *item.keys]))
     return result
 

@@ -326,7 +326,7 @@ def test_a_transfer_under_way_shows_percent_and_time_left() -> None:
 
 def test_the_first_line_names_the_inventory_which_without_i_is_the_lab() -> None:
     assert shown()[0].startswith("inventories/lab and /q/my hosts.yml: Migration r1 is open (")
-    assert shown(run_id="")[0] == "inventories/lab: No migration has begun."
+    assert shown(run_id="")[0] == "inventories/lab and /q/my hosts.yml: No migration has begun."
 
 
 def test_what_an_earlier_migration_left_is_explained_where_it_is_shown() -> None:
