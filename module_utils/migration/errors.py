@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 
 
 class MigrationError(Exception):
@@ -13,6 +14,24 @@ class MigrationError(Exception):
 
     The text is shown as it stands, so it never carries a secret or a value of a row.
     """
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the text as the lines that it is meant to be: one, whatever the names in it hold."""
+        return (str(self),)
+
+
+class SeveralErrors(MigrationError):
+    """Several faults of one reading, a line each under a heading."""
+
+    def __init__(self, heading: str, faults: Sequence[str]) -> None:
+        super().__init__("\n".join((heading, *faults)))
+        self._lines = (heading, *faults)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Return the heading and the faults."""
+        return self._lines
 
 
 class DatabaseError(MigrationError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from types import TracebackType
 
-from .errors import MigrationError
+from .errors import MigrationError, SeveralErrors
 
 
 class Consequence(MigrationError):
@@ -45,8 +45,10 @@ class Mistakes:
     def settle(self) -> None:
         """Raise all of them as one error: one mistake a line, in the order of files and lines."""
         found = sorted(dict.fromkeys(self.noted), key=_place)
+        if len(found) == 1:
+            raise MigrationError(found[0])
         if found:
-            raise MigrationError(found[0] if len(found) == 1 else "\n".join((f"{len(found)} mistakes; each has its line here:", *found)))
+            raise SeveralErrors(f"{len(found)} mistakes; each has its line here:", found)
 
 
 def _place(text: str) -> tuple[str, int]:

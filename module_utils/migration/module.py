@@ -84,10 +84,10 @@ def finish(module: AnsibleModule, work: Callable[[AnsibleModule], Mapping[str, A
     try:
         result = work(module)
     except MigrationError as exc:
-        fault = str(exc)
+        fault = "\n".join(printable(line) for line in exc.lines)
     except Exception as exc:
-        fault = told(exc)
+        fault = printable(told(exc))
     if fault:
-        module.fail_json(msg=printable(fault))
+        module.fail_json(msg=fault)
     module.exit_json(**{key: value if key in FILES else shown(value, "\n" if key == "diff" else "") for key, value in result.items()})
     raise AssertionError  # exit_json ends the process
