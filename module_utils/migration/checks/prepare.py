@@ -86,8 +86,9 @@ def _tables(plan: Plan, part: Part) -> list[str]:
     """Return every table that a part's scan reads, its parents' included."""
     names = [*part.every_table, *(table for _, table in part.parents)]
     for cell in part.cells:
-        if cell.key and cell.entity and (minted := minting_part(plan, cell.entity)):
-            names += minted[1].tables
+        for entity in cell.refers_to:
+            if minted := minting_part(plan, entity):
+                names += minted[1].tables
     return list(dict.fromkeys(names))
 
 

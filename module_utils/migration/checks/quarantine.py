@@ -18,7 +18,7 @@ from ..errors import MigrationError
 from ..plan.model import Plan
 from ..postgres import driver
 from ..state.exported_snapshot import read_only_snapshot
-from . import foreign_key_checks, source_catalog
+from . import embedded_checks, foreign_key_checks, source_catalog
 from .prepare import prepare
 from .row_checks import PartScan
 from .unique_checks import Unique, build_uniques
@@ -112,7 +112,8 @@ class _Search:
             for unique in build_uniques(self.plan, target, mine, self.catalog.proven)
             if unique.policy is not None and unique.policy.policy == "quarantine"
         ]
-        references = [item for item in foreign_key_checks.build(self.plan, self.scans) if item.parents]
+        every = (*foreign_key_checks.build(self.plan, self.scans), *embedded_checks.build(self.plan, self.scans))
+        references = [item for item in every if item.parents]
         before = -1
         while self.total != before:
             before = self.total

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract.model import ColumnSpec, Contract, TableSpec
+from ..plan.embedded_ids import WHOLE, Embedded, whole_number
 from ..plan.model import Cell, Part, Plan, Policy, Target
 from ..plan.null_references import becomes_null
 from ..plan.predicates import Predicate, endless, replaced
@@ -171,7 +172,7 @@ def build_scan(
     `encodings` are the source's and the target's.
     """
     spec = spec_of(plan, target)
-    parents = _parents(plan, target, part, schema, primary_keys)
+    parents = _parents(plan, target, part, schema, primary_keys, [kind for kind, _ in types])
     checks: list[Check] = []
     values: dict[str, Values] = {}
     unique = single_unique(spec) if spec else frozenset()
@@ -179,7 +180,9 @@ def build_scan(
         column = spec.column(cell.name) if spec else None
         place = cell.place or part.label
         if cell.is_id:
-            values[cell.name] = Values(cell, raw, kind, cell.sql)
+            spelled = kind in casts.TEXTS and _keyed(plan, part, cell) == "integer"
+            guarded = f"(CASE WHEN ({raw})::text ~ {literal(WHOLE)} THEN {cell.sql} END)" if spelled else cell.sql
+            values[cell.name] = Values(cell, raw, kind, guarded)
             checks += _id_checks(target, part, cell, column is not None and column.not_null, place)
             checks += _key_checks(plan, target, part, values[cell.name], place)
             continue
@@ -187,6 +190,7 @@ def build_scan(
             values[cell.name] = Values(cell, raw, kind, cell.sql)
             continue
         impossible = casts.impossible(raw, kind, column, version) if not cell.constant or column.enum_labels is not None else ()
+        impossible = (*impossible, *(_embedded(item) for item in cell.embedded))
         unsafe = (*casts.unrepresentable(raw, kind, encodings), *impossible) if not cell.constant else impossible
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
@@ -308,18 +312,31 @@ def _key_checks(plan: Plan, target: Target, part: Part, values: Values, place: s
     own = cell.key is None
     if own and part.keep:
         return []
-    minted = minting_part(plan, cell.entity) if cell.entity and not own else None
-    keyed = part if own else minted[1] if minted else None
-    if keyed is None or keyed.key_types[0] != "integer" or values.type in casts.INTEGERS:
+    if _keyed(plan, part, cell) != "integer" or values.type in casts.INTEGERS:
         return []
-    shown = "::text" if values.type in casts.TEXTS else ""
-    sql = f"(({values.raw})::int8){shown} <> ({values.raw}){shown}"
-    return [Check(place, cell.name, "changed", sql, "is no whole number, so its id would be another's", STOP, policy_of(target, cell.name, "changed"))]
+    policy = policy_of(target, cell.name, "changed")
+    if values.type in casts.TEXTS:
+        sql = f"(({values.raw})::text !~ {literal(WHOLE)})"
+        return [Check(place, cell.name, "changed", sql, "is no whole number as PostgreSQL writes it, so it names no row", STOP, policy)]
+    sql = f"(({values.raw})::int8) <> ({values.raw})"
+    return [Check(place, cell.name, "changed", sql, "is no whole number, so its id would be another's", STOP, policy)]
 
 
-def _parents(plan: Plan, target: Target, part: Part, schema: str, primary_keys: Mapping[str, str]) -> tuple[Parent, ...]:
+def _keyed(plan: Plan, part: Part, cell: Cell) -> str | None:
+    """Return the type of the keys that a cell's ids are made of, or None where nothing mints them."""
+    minted = minting_part(plan, cell.entity) if cell.entity and cell.key is not None else None
+    keyed = part if cell.key is None else minted[1] if minted else None
+    return keyed.key_types[0] if keyed else None
+
+
+def _embedded(item: Embedded) -> Condition:
+    what = "an id that is no whole number" if item.whole else "what is no id"
+    return Condition("type", item.malformed, f"holds {what} at {item.path}, or is shaped otherwise than the path says")
+
+
+def _parents(plan: Plan, target: Target, part: Part, schema: str, primary_keys: Mapping[str, str], kinds: Sequence[str]) -> tuple[Parent, ...]:
     result: list[Parent] = []
-    for cell in part.cells:
+    for cell, kind in zip(part.cells, kinds, strict=True):
         if not cell.is_id or cell.key is None or cell.entity is None:
             continue
         minted = minting_part(plan, cell.entity)
@@ -330,7 +347,7 @@ def _parents(plan: Plan, target: Target, part: Part, schema: str, primary_keys: 
                 len(result),
                 minted[1].source(schema),
                 f"src.{ident(minted[1].key[0])}",
-                f"({cell.key})",
+                whole_number(f"({cell.key})::text") if kind in casts.TEXTS and minted[1].key_types[0] == "integer" else f"({cell.key})",
                 cell.entity,
                 cell.name,
                 cell.place or part.label,

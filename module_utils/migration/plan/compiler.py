@@ -270,6 +270,8 @@ def _cell(column: m.Column, wire_type: str, id_cells: IdCells) -> Cell:
         sql, reads = f"(\n{text}\n)", read_expression(text, f"{column.place}: column {column.name}")
     if column.translate is None:
         return Cell(column.name, f"{sql}::{wire_type}", wire_type, reads=reads, place=column.place)
+    if wire_type == "uuid[]" or not isinstance(column.translate, str):
+        return id_cells.inside(column.name, wire_type, column.translate, sql, reads, column.place)
     cell = id_cells.reference(column.name, column.translate, sql, reads, column.place)
     if wire_type != "uuid":
         raise MigrationError(f"{column.place}: column {column.name}: an id map gives a uuid, the target column is {wire_type}")
@@ -299,7 +301,7 @@ def _placeholders(cell: Cell, policies: tuple[m.Policy, ...]) -> Cell:
             raise MigrationError(f"{policy.place}: an id cannot have a placeholder")
         reads = read_expression(policy.placeholder, policy.place)
         sql = f"CASE WHEN {condition} THEN (\n{policy.placeholder}\n)::{cell.type} ELSE {cell.sql} END"
-        cell = Cell(cell.name, sql, cell.type, reads=tuple(dict.fromkeys([*cell.reads, *reads])), place=cell.place)
+        cell = replace(cell, sql=sql, reads=tuple(dict.fromkeys([*cell.reads, *reads])))
     return cell
 
 

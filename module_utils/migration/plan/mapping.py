@@ -32,7 +32,7 @@ EVERY = "*"
 class Column:
     """How one target column gets its value: copied from `source`, computed by `sql`, or the constant `value`.
 
-    `translate` names the id map that turns the value (a source key) into a UUID.
+    `translate` names the id map that turns the value (a source key) into a UUID, or for each path of a document the id map of what stands there.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Column:
     sql: str | None = None
     value: Any = None
     plan_time: bool = False
-    translate: str | None = None
+    translate: str | dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,13 @@ def _column(name: str, node: Node) -> Column:
     kinds = [kind for kind in ("from", "sql", "value") if kind in found]
     if len(kinds) != 1:
         raise node.fail(f"column {name}: exactly one of 'from', 'sql' and 'value' says where the value comes from")
-    translate = found["map"].text(f"{name}.map") if "map" in found else None
+    translate: str | dict[str, str] | None = None
+    if "map" in found:
+        paths = isinstance(found["map"].value, dict)
+        named = found["map"].mapping(f"{name}.map") if paths else {}
+        translate = {path: entity.text(f"{name}.map.{path}") for path, entity in named.items()} if paths else found["map"].text(f"{name}.map")
+        if paths and not named:
+            raise found["map"].fail(f"column {name}: 'map' names no path")
     if "value" in found:
         if translate:
             raise found["map"].fail(f"column {name}: a constant cannot go through an id map")

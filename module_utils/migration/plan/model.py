@@ -20,6 +20,7 @@ from typing import Any
 from ..postgres.quote import ident, literal, qualified
 from . import ids
 from .accounts import AccountTable, account_table
+from .embedded_ids import Embedded
 from .predicates import Predicate
 
 PLAN_TIME_SETTING = "migration.plan_time"
@@ -43,7 +44,8 @@ class Cell:
     """One target column: its name, the source SQL of its value (over the alias src), its type on the wire.
 
     `reads` are the source columns the value is made of; `entity` is the id map it goes through, `key` then the SQL of the
-    source key. A cell whose `type` is bytea while the target's is uuid holds an id; `kept` is one that the source has already.
+    source key. A cell whose `type` is bytea while the target's is uuid holds an id; `kept` is one that the source has already. `embedded`
+    are ids inside another value.
     """
 
     name: str
@@ -56,6 +58,13 @@ class Cell:
     constant: bool = False
     place: str = ""
     kept: bool = False
+    embedded: tuple[Embedded, ...] = ()
+
+    @property
+    def refers_to(self) -> tuple[str, ...]:
+        """Return the entities whose rows the value names."""
+        own = (self.entity,) if self.is_id and self.key is not None and self.entity else ()
+        return (*own, *(item.entity for item in self.embedded))
 
 
 @dataclass(frozen=True)
@@ -63,18 +72,21 @@ class Lookup:
     """What a part reads of another part's source: the row whose key is `child` (SQL over src), shown as the column `name` of src.
 
     It shows the other row's kept id, or that there is such a row where `home` keeps none; with `carried` only rows that are not quarantined,
-    which a setting of the connection lists (quarantine_setting()).
+    which a setting of the connection lists (quarantine_setting()). Of `embedded` ids it shows a jsonb object, from each to its kept id.
     """
 
     name: str
     child: str
     home: Part
     carried: bool = False
+    embedded: Embedded | None = None
 
     def joined(self, schema: str) -> str:
         """Return the join; its names are none that a mapping's SQL can mean."""
         key = f"src.{ident(self.home.key[0])}"
         shown = "true" if self.home.keep is None else f"(src.{ident(self.home.keep)})::uuid"
+        if self.embedded is not None:
+            return f" LEFT JOIN LATERAL ({self.embedded.looked_up(self.name, key, shown, self.home.source(schema))}) AS {ident(self.name)} ON true"
         # An id of other than an integer stands for the key's text.
         whole = self.home.key_types[0] == "integer"
         on = f"{self._key} = ({self.child})::int8" if whole else f'{self._key}::text COLLATE "C" = ({self.child})::text COLLATE "C"'
@@ -353,12 +365,18 @@ def _target(data: Mapping[str, Any]) -> Target:
     return Target(**fields)
 
 
+def _cell(data: Mapping[str, Any]) -> Cell:
+    return Cell(**{**data, "reads": tuple(data["reads"]), "embedded": tuple(map(Embedded.from_dict, data["embedded"]))})
+
+
 def _part(data: Mapping[str, Any]) -> Part:
     fields = dict(data)
     fields["touches"] = tuple(Touch(**touch) for touch in data["touches"])
-    fields["cells"] = tuple(Cell(**{**cell, "reads": tuple(cell["reads"])}) for cell in data["cells"])
+    fields["cells"] = tuple(_cell(cell) for cell in data["cells"])
     fields["reads"] = tuple(Read(tuple(read["tables"]), read["column"]) for read in data["reads"])
-    fields["lookups"] = tuple(Lookup(lookup["name"], lookup["child"], _part(lookup["home"]), lookup["carried"]) for lookup in data["lookups"])
+    fields["lookups"] = tuple(
+        Lookup(**{**item, "home": _part(item["home"]), "embedded": item["embedded"] and Embedded.from_dict(item["embedded"])}) for item in data["lookups"]
+    )
     for name in ("key", "key_types", "tables", "stars", "identity"):
         fields[name] = tuple(data[name])
     for name in ("dropped", "parents", "counted"):

@@ -95,7 +95,7 @@ def blocked(plan: Plan, source: SourceCatalog) -> frozenset[tuple[str, str]]:
     """Return (target, part) for every part that check() has found unreadable, or whose parents' tables are."""
     result = set()
     for target, part in scanned(plan):
-        parents = [minted[1] for cell in part.cells if cell.key and cell.entity and (minted := minting_part(plan, cell.entity))]
+        parents = [minted[1] for cell in part.cells for entity in cell.refers_to if (minted := minting_part(plan, entity))]
         if (
             not _readable(part.tables, source)
             or _unknown_reads(part, source)

@@ -72,9 +72,9 @@ def build(plan: Plan, source: SourceCatalog) -> Graph:
             nodes.setdefault(name, "source")
             edges[Edge(name, target.name, "carries", part.name)] = None
         for cell in part.cells:
-            minted = minting_part(plan, cell.entity) if cell.is_id and cell.key is not None and cell.entity else None
-            if minted is not None:
-                edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {cell.entity}")] = None
+            for entity in cell.refers_to:
+                if minted := minting_part(plan, entity):
+                    edges[Edge(target.name, minted[0].name, "refers", f"{cell.name}: {entity}")] = None
     for reference in left_behind(plan, source):
         nodes.setdefault(reference.table, "behind")
         edges[Edge(reference.table, called.get(reference.parent, f"{source.schema}.{reference.parent}"), "stays", ", ".join(reference.columns))] = None

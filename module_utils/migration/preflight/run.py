@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..checks import foreign_key_checks, quarantine, row_accounting, source_catalog
+from ..checks import embedded_checks, foreign_key_checks, quarantine, row_accounting, source_catalog
 from ..checks.findings import INFO, STOP, WARN, Finding, ordered, stops
 from ..checks.row_checks import scanned as scanned_parts
 from ..context import Context
@@ -138,7 +138,8 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
             findings += scanned.findings
             rows = scanned.rows
             pace.breathe()
-            findings += foreign_key_checks.check(source, targets, foreign_key_checks.build(context.plan, scanned.scans))
+            followed = (*foreign_key_checks.build(context.plan, scanned.scans), *embedded_checks.build(context.plan, scanned.scans))
+            findings += foreign_key_checks.check(source, targets, followed)
             findings += collations.check(source, targets, context.plan, scanned.uniques) + collations.doubts(context.plan)
             lap("contract")
             aside: tuple[quarantine.Reject, ...] = ()
