@@ -73,6 +73,10 @@ options:
     description: Authentication backends of the monolith and what they are called in the service.
     type: dict
     default: {}
+  ids:
+    description: Keys of the session data that hold ids of the monolith, and the entity of each; they are translated, and left out where the id is not known.
+    type: dict
+    default: {}
   known_backends:
     description: AUTHENTICATION_BACKENDS of the service; a session of another one is rejected. Empty means that all are known.
     type: list
@@ -173,6 +177,7 @@ msg:
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,6 +188,7 @@ from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.postgres import driver
 from ..module_utils.migration.postgres.quote import qualified
+from ..module_utils.migration.sessions import session_ids
 from ..module_utils.migration.sessions.cache_layout import ENGINES, SERIALIZERS, Layout
 from ..module_utils.migration.sessions.carry import Result, Rules, carry, remove
 from ..module_utils.migration.sessions.ledger import Ledger
@@ -288,6 +294,7 @@ def _carry(
         salt=params["salt"],
         backends=params["backends"],
         known_backends=tuple(params["known_backends"]),
+        ids=params["ids"],
         user_index=params["user_index"] or None,
         restore=params["restore"],
         ended=params["ended"],
@@ -328,14 +335,24 @@ def _users(stack: contextlib.ExitStack, context: Context, params: dict[str, Any]
     with driver.database_errors(context.targets[entity.service].place, "looking for the id map"):
         ready = driver.scalar(target, READY)
     if ready:
-        return MigratedUsers(target, context.plan, context.namespace, entity=entity.name, password_column=params["password_column"]), ""
+        users = MigratedUsers(target, context.plan, context.namespace, entity=entity.name, password_column=params["password_column"])
+        users.ids = session_ids.migrated(_id_maps(stack, context, params), context.plan)
+        return users, ""
     if not context.check:
         raise MigrationError(f"{context.targets[entity.service].place}: no users are here yet; run playbooks/migrate.yml first")
     source = stack.enter_context(
         contextlib.closing(driver.connect(context.source, application_name=APPLICATION_NAME, readonly=True, autocommit=True))
     )
     foreseen = ForeseenUsers(source, context.source.schema, context.plan, context.namespace, entity=entity.name)
+    foreseen.ids = session_ids.foreseen(source, context.source.schema, context.plan, context.namespace)
     return foreseen, "; would require that playbooks/migrate.yml has carried the users"
+
+
+def _id_maps(stack: contextlib.ExitStack, context: Context, params: dict[str, Any]) -> dict[str, driver.Connection]:
+    """Return a connection to each service whose id map is asked for what the sessions hold."""
+    services = dict.fromkeys(entity_of(context.plan, entity, f"sessions_map: {key}").service for key, entity in params["ids"].items())
+    connect = functools.partial(context.connect_target, application_name=APPLICATION_NAME, readonly=True, autocommit=True)
+    return {service: stack.enter_context(contextlib.closing(connect(service))) for service in services}
 
 
 @contextlib.contextmanager
@@ -378,6 +395,7 @@ def main() -> None:
             "service_secret_key": {"type": "str", "no_log": True},
             "salt": {"type": "str", "default": SESSION_SALT},
             "backends": {"type": "dict", "default": {}},
+            "ids": {"type": "dict", "default": {}},
             "known_backends": {"type": "list", "elements": "str", "default": []},
             "users_entity": {"type": "str", "default": "users"},
             "password_column": {"type": "str", "default": "password_hash", "no_log": False},

@@ -34,6 +34,9 @@ class KnownUsers:
     def find(self, numbers: Any, *, passwords: bool) -> Mapping[int, User]:
         return {n: User(UUID.format(n), PASSWORD.format(n) if passwords else None) for n in numbers if 1 <= n <= 5}
 
+    def known(self, entity: str, keys: Any) -> Mapping[str, str]:
+        return {key: f"{entity} {key}" for key in keys if 1 <= int(key) <= 5}
+
 
 @dataclass
 class World:

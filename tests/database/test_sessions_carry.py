@@ -209,6 +209,24 @@ def test_backends_are_mapped_and_unknown_ones_rejected(world: World) -> None:
     assert pickle.loads(world.redis.get(world.key("ldap")))["_auth_user_backend"] == "new.LdapBackend"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_declared_ids_in_sessions_are_translated_and_left_out_where_unknown(world: World, workers: int) -> None:
+    world.add("a", logged_in(1, project=2, teams=["3", 4, None], cart=2))
+    world.add("b", logged_in(2, project="4", teams=[1, 6]))
+    world.add("c", {"project": 9, "teams": None})
+    world.add("d", {"project": "x", "teams": []})
+    world.add("e", {"project": {"id": 1}})
+    result = world.carry(ids={"project": "projects", "teams": "groups"}, workers=workers, batch=1)
+    assert (result.carried, result.dropped_keys) == (5, 4)
+    assert "4 keys left out" in result.line(wrote=True)
+    held = {name: pickle.loads(world.redis.get(world.key(name))) for name in "abcde"}
+    assert (held["a"]["project"], held["a"]["teams"], held["a"]["cart"]) == ("projects 2", ["groups 3", "groups 4", None], 2)
+    assert held["b"]["project"] == "projects 4"
+    assert "teams" not in held["b"]
+    assert (held["c"], held["d"], held["e"]) == ({"teams": None}, {"teams": []}, {})
+    assert world.carry(ids={"project": "projects", "teams": "groups"}).changed is False
+
+
 def test_a_users_sessions_can_be_found_for_revocation(world: World) -> None:
     world.add("a", logged_in(1), seconds=100)
     world.add("b", logged_in(1), seconds=500)

@@ -11,6 +11,7 @@ import pytest
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.sessions import session_ids
 from ansible.module_utils.migration.sessions.users import MigratedUsers, User, entity_of
 
 from tests.mutation.world import NAMESPACE, read_plan
@@ -37,6 +38,7 @@ def test_only_users_with_a_row_of_this_namespace_are_found(database: driver.Endp
         users = MigratedUsers(connection, plan, NAMESPACE)
         assert users.find([1, 2, 3, 4], passwords=True) == {number: User(own[number], f"hash {number}") for number in (1, 3)}
         assert users.find([1, 2], passwords=False) == {1: User(own[1], None)}
+        assert session_ids.migrated({"auth_service": connection}, plan)("users", ["1", "2", "4"]) == {"1": own[1]}
         with pytest.raises(MigrationError, match="another namespace"):
             MigratedUsers(connection, plan, "another namespace of the tests").find([1], passwords=False)
     with pytest.raises(MigrationError, match="name one of "):

@@ -10,6 +10,7 @@ from typing import Any
 
 from .cache_layout import Layout, digest
 from .ledger import Item
+from .session_ids import Translator
 from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, decoder, encode
 from .tally import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, UNWRITABLE, Row, Rules, Tally
 from .users import Users
@@ -21,6 +22,7 @@ class Rewriter:
     def __init__(self, users: Users, layout: Layout, rules: Rules, tally: Tally, *, write: bool, rows: bool = False) -> None:
         self._users, self._layout, self._rules, self._tally, self._write = users, layout, rules, tally, write
         self._rows = rows
+        self._ids = Translator(rules.ids, users) if rules.ids else None
         self._decode = decoder(rules.secrets, rules.salt)
         service = self._service = rules.service_secret_key or rules.secret_key
         self._hashes = AuthHashes(rules.secrets, service)
@@ -44,6 +46,8 @@ class Rewriter:
             except Rejected as exc:
                 tally.leave(exc.reason, session_key)
                 dropped.append(session_key)
+        if self._ids is not None:
+            tally.counts["dropped_keys"] += self._ids.batch([session for _, session, _, _ in decoded])
         found = self._users.find(numbers, passwords=passwords)
         items = []
         for session_key, session, expires, number in decoded:

@@ -43,6 +43,7 @@ class Rules:
     salt: str = SESSION_SALT
     backends: Mapping[str, str] = field(default_factory=dict)
     known_backends: tuple[str, ...] = ()
+    ids: Mapping[str, str] = field(default_factory=dict)  # keys of a session and the entities whose ids they hold
     user_index: str | None = None
     restore: bool = False
     ended: str = "remove"
@@ -80,6 +81,7 @@ class Result:
     backends: Mapping[str, int]
     examples: Mapping[str, Sequence[str]]
     seconds: float
+    dropped_keys: int = 0
 
     @property
     def changed(self) -> bool:
@@ -99,11 +101,12 @@ class Result:
         """Return an operator's line; without `wrote` it tells what would be done."""
         rejected = sum(self.rejected.values())
         to = "" if wrote else "to be "
+        dropped = f" {self.dropped_keys} keys left out of them, whose ids the service does not have;" if self.dropped_keys else ""
         return (
             f"sessions: {self.live} live ({self.authenticated} of users, {self.anonymous} anonymous) = {self.carried} carried"
             f" + {self.not_migrated} of users that the service does not have + {self.outdated} outdated + {rejected} rejected; {self.expired} expired."
             f" {self.written} {to}written, {self.updated} {to}updated, {self.unchanged} unchanged, {self.service} changed and"
-            f" {self.ended_in_service} ended by the service, {self.removed} {to}removed; {self.seconds:.1f} s"
+            f" {self.ended_in_service} ended by the service, {self.removed} {to}removed;{dropped} {self.seconds:.1f} s"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,4 +181,5 @@ class Tally:
             backends=dict(sorted(self.backends.items())),
             examples={reason: list(named) for reason, named in sorted(self.examples.items())},
             seconds=round(seconds, 3),
+            dropped_keys=count["dropped_keys"],
         )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -30,8 +30,24 @@ class Users(Protocol):
     def find(self, numbers: Collection[int], *, passwords: bool) -> Mapping[int, User]:
         """Return those that exist."""
 
+    def known(self, entity: str, keys: Sequence[str]) -> Mapping[str, str]:
+        """Return the UUIDs of those keys of another entity that exist."""
 
-class MigratedUsers:
+
+Find = Callable[[str, Sequence[str]], Mapping[str, str]]  # as known()
+
+
+class _WithIds:
+    """Looks other ids up by a function that it is given."""
+
+    ids: Find | None = None
+
+    def known(self, entity: str, keys: Sequence[str]) -> Mapping[str, str]:
+        """Return the UUIDs of those keys of another entity that exist."""
+        return self.ids(entity, keys) if self.ids is not None else {}
+
+
+class MigratedUsers(_WithIds):
     """Users that are in the target now: an entry in the id map and a row in its table."""
 
     def __init__(self, connection: driver.Connection, plan: Plan, namespace: str, *, entity: str = "users", password_column: str = "password_hash") -> None:
@@ -65,7 +81,7 @@ class MigratedUsers:
         return users
 
 
-class ForeseenUsers:
+class ForeseenUsers(_WithIds):
     """Users that the migration would carry: for a check mode in which nothing has been migrated yet."""
 
     def __init__(self, connection: driver.Connection, schema: str, plan: Plan, namespace: str, *, entity: str = "users") -> None:
@@ -85,10 +101,10 @@ class ForeseenUsers:
         return {number: User(kept or str(ids.compute(self._prefix, [number])), password) for number, password, kept in found}
 
 
-def entity_of(plan: Plan, name: str) -> Entity:
-    """Return the entity that mints the users' ids; MigrationError when the mappings have none of that name."""
+def entity_of(plan: Plan, name: str, option: str = "sessions_users_entity") -> Entity:
+    """Return the entity that an option names; MigrationError when the mappings have none of that name."""
     for entity in plan.entities:
         if entity.name == name:
             return entity
     known = ", ".join(entity.name for entity in plan.entities)
-    raise MigrationError(f"sessions_users_entity: no mapping mints {name!r}; name one of {known}")
+    raise MigrationError(f"{option}: no mapping mints {name!r}; name one of {known}")
