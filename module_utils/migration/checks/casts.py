@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..contract.model import ColumnSpec
+from ..plan.embedded_ids import Embedded
 from ..postgres.quote import literal
 
 INTEGERS = {"smallint": (-(2**15), 2**15 - 1), "integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
@@ -98,6 +99,12 @@ def impossible(raw: str, source: str, column: ColumnSpec, version: int) -> tuple
     if source == "json" and wire == "jsonb":
         return (Condition("encoding", f"({raw})::text ~ {literal(_NULL_ESCAPE)}", "holds the escaped zero byte \\u0000, which jsonb refuses"),)
     return ()
+
+
+def embedded(item: Embedded) -> Condition:
+    """Return the condition under which ids inside a value cannot be translated."""
+    what = "an id that is no whole number" if item.whole else "what is no id"
+    return Condition("type", item.malformed, f"holds {what} at {item.path}, or is shaped otherwise than the path says")
 
 
 def proves(conditions: tuple[Condition, ...], source: str, version: int) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..contract.model import ColumnSpec, Contract, TableSpec
-from ..plan.embedded_ids import WHOLE, Embedded, whole_number
+from ..plan.embedded_ids import WHOLE, whole_number
 from ..plan.model import Cell, Part, Plan, Policy, Target
 from ..plan.null_references import becomes_null
 from ..plan.predicates import Predicate, endless, replaced
@@ -190,7 +190,7 @@ def build_scan(
             values[cell.name] = Values(cell, raw, kind, cell.sql)
             continue
         impossible = casts.impossible(raw, kind, column, version) if not cell.constant or column.enum_labels is not None else ()
-        impossible = (*impossible, *(_embedded(item) for item in cell.embedded))
+        impossible = (*impossible, *map(casts.embedded, cell.embedded))
         unsafe = (*casts.unrepresentable(raw, kind, encodings), *impossible) if not cell.constant else impossible
         guard = " OR ".join(f"({item.sql})" for item in unsafe)
         value = f"(CASE WHEN {guard} THEN NULL ELSE {cell.sql} END)" if unsafe else f"({cell.sql})"
@@ -327,11 +327,6 @@ def _keyed(plan: Plan, part: Part, cell: Cell) -> str | None:
     minted = minting_part(plan, cell.entity) if cell.entity and cell.key is not None else None
     keyed = part if cell.key is None else minted[1] if minted else None
     return keyed.key_types[0] if keyed else None
-
-
-def _embedded(item: Embedded) -> Condition:
-    what = "an id that is no whole number" if item.whole else "what is no id"
-    return Condition("type", item.malformed, f"holds {what} at {item.path}, or is shaped otherwise than the path says")
 
 
 def _parents(plan: Plan, target: Target, part: Part, schema: str, primary_keys: Mapping[str, str], kinds: Sequence[str]) -> tuple[Parent, ...]:

@@ -351,13 +351,7 @@ def _column(name: str, node: Node) -> Column:
     kinds = [kind for kind in ("from", "sql", "value") if kind in found]
     if len(kinds) != 1:
         raise node.fail(f"column {name}: exactly one of 'from', 'sql' and 'value' says where the value comes from")
-    translate: str | dict[str, str] | None = None
-    if "map" in found:
-        paths = isinstance(found["map"].value, dict)
-        named = found["map"].mapping(f"{name}.map") if paths else {}
-        translate = {path: entity.text(f"{name}.map.{path}") for path, entity in named.items()} if paths else found["map"].text(f"{name}.map")
-        if paths and not named:
-            raise found["map"].fail(f"column {name}: 'map' names no path")
+    translate = found["map"].text_or_texts(f"{name}.map") if "map" in found else None
     if "value" in found:
         if translate:
             raise found["map"].fail(f"column {name}: a constant cannot go through an id map")

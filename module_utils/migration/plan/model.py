@@ -63,8 +63,7 @@ class Cell:
     @property
     def refers_to(self) -> tuple[str, ...]:
         """Return the entities whose rows the value names."""
-        own = (self.entity,) if self.is_id and self.key is not None and self.entity else ()
-        return (*own, *(item.entity for item in self.embedded))
+        return (*((self.entity,) if self.is_id and self.key is not None and self.entity else ()), *(item.entity for item in self.embedded))
 
 
 @dataclass(frozen=True)

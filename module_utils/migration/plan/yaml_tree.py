@@ -37,6 +37,14 @@ class Node:
             raise self.fail(f"{what} must be a mapping (key: value)")
         return self.value
 
+    def text_or_texts(self, what: str) -> str | dict[str, str]:
+        """Return a text, or a mapping of texts that is not empty."""
+        if not isinstance(self.value, dict):
+            return self.text(what)
+        if not self.value:
+            raise self.fail(f"{what} must not be empty")
+        return {name: node.text(f"{what}.{name}") for name, node in self.mapping(what).items()}
+
     def text(self, what: str) -> str:
         """Return the value as a non-empty string or raise."""
         if not isinstance(self.value, str) or not self.value.strip():
