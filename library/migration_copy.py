@@ -159,6 +159,7 @@ from ..module_utils.migration.postgres.driver import Connection, database_errors
 from ..module_utils.migration.preflight import drift
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.repair.reconcile import reconcile
+from ..module_utils.migration.schema import sequences
 from ..module_utils.migration.state import control, phase_gate
 from ..module_utils.migration.state.gates import require_preflight
 from ..module_utils.migration.state.limits import Limits
@@ -316,6 +317,7 @@ def _carried(outcome: Outcome, run_id: str, exported: dict[str, str]) -> dict[st
         "rows": outcome.rows,
         "keys_added": outcome.keys_added,
         "reconciled": outcome.reconciled,
+        "sequences": sequences.in_words(outcome.moved),
         "epochs": list(outcome.epochs),
         "id_map_files": exported,
         **({"accounting": balance.to_dict()} if balance else {}),

@@ -13,6 +13,8 @@ short_description: Mend the differences that the last validation found
 description:
   - Takes the findings of the last validation of the open migration and makes exactly those keys equal to the source, by the same
     function that the transfer and the catch-up write with.
+  - When the validation found more rows than it named, the tables in which something differs are compared anew and settled whole, parents first.
+  - Sequences behind mapped columns that the validation found behind the rows are moved past them, never backwards.
   - Once the cutover has passed, the services own their rows; nothing is written then unless O(insert_missing) asks for the missing ones.
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
@@ -36,7 +38,7 @@ attributes:
     description: Reads the findings from the control database and shows what would be written, also when it is more than O(max_rows); it says so.
   diff_mode:
     support: full
-    description: Shows each row's table, key, id and columns; no values.
+    description: Shows each row's table, key, id and columns, or how many rows of each table where whole tables are settled; no values.
   idempotent:
     support: full
     description: Writing the same keys again changes nothing.
@@ -72,6 +74,7 @@ msg:
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -80,11 +83,13 @@ from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.errors import MigrationError
 from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.repair.repair import Repair, apply_repair, plan_repair, require_cap
-from ..module_utils.migration.report.advice import remedy
+from ..module_utils.migration.report.advice import failed, remedy
+from ..module_utils.migration.schema import sequences
 from ..module_utils.migration.state import control
 from ..module_utils.migration.state.rolled_back import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
 from ..module_utils.migration.text import counted
+from ..module_utils.migration.upsert.upsert import Equalized
 
 KIND = "repair"
 NOTHING = {
@@ -109,7 +114,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     cutover = control.latest(records, "cutover", migration=live)
     passed = cutover is not None and cutover.outcome == "passed"
     repair = plan_repair(last.detail, after_cutover=passed, insert_missing=module.params["insert_missing"])
-    if not repair.findings and not repair.left and not repair.unnamed:
+    behind = sequences.look(context).behind if "sequences" in failed(last.detail) else ()
+    if not repair.rows and not repair.left and not repair.unnamed and not behind:
         helps = remedy(last.detail)
         said = f"nothing to repair: no row differs, but the last validation failed. Next: {helps.command} ({helps.why})"
         return {"changed": False, "tables": {}, "written": 0, "left": [], "msg": said}
@@ -121,9 +127,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             raise
         refused = f"; would refuse: {exc}"
     written = 0
-    if repair.findings and not module.check_mode:
+    if (repair.rows or behind) and not module.check_mode:
         started = time.monotonic()
-        done = apply_repair(context, live.plan_time, repair)
+        done = apply_repair(context, live.plan_time, repair, module.params["max_rows"]) if repair.rows else Equalized()
+        behind = sequences.advance(context)
         written = done.rows
         detail = {
             "tables": repair.by_table,
@@ -131,27 +138,39 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             "updated": done.updated,
             "deleted": done.deleted,
             "left": len(repair.left),
+            "sequences": sequences.in_words(behind),
             "unnamed": repair.unnamed,
             "seconds": round(time.monotonic() - started, 3),
         }
         control.record(records, KIND, "passed", detail, migration=live, plan_digest=context.plan.digest)
     return {
-        "changed": bool(repair.findings) if module.check_mode else written > 0,
+        "changed": bool(repair.rows or behind) if module.check_mode else bool(written or behind),
         "tables": repair.by_table,
         "written": written,
         "left": [f"{finding.line}: {why}" for finding, why in repair.left],
-        "msg": _line(repair, written, module.check_mode) + refused,
-        "diff": {"before_header": "targets", "after_header": "targets, repaired", "before": "", "after": "".join(f"{line}\n" for line in repair.lines)},
+        "msg": _line(repair, written, module.check_mode) + _moved(behind, module.check_mode) + refused,
+        "diff": {
+            "before_header": "targets",
+            "after_header": "targets, repaired",
+            "before": "",
+            "after": "".join(f"{line}\n" for line in [*repair.lines, *sequences.in_words(behind)]),
+        },
     }
 
 
 def _line(repair: Repair, written: int, check: bool) -> str:
-    many = counted(len(repair.findings), "row")
+    many = counted(repair.rows, "row")
     rows = f"would make {many} equal to the source" if check else f"made {many} equal to the source, wrote {written}"
     left = f"; left {counted(len(repair.left), 'row')}, named below with the reason" if repair.left else ""
-    more = counted(repair.unnamed, "more difference was", "more differences were")
-    unnamed = f"; {more} counted but not named, validate and repair again" if repair.unnamed else ""
+    more = counted(repair.unnamed, "difference was", "differences were")
+    compared = "compares" if check else "compared"
+    unnamed = f"; {more} counted but not named, so it {compared} {counted(len(repair.whole), 'whole table')} anew, parents first" if repair.whole else ""
     return rows + left + unnamed
+
+
+def _moved(behind: Sequence[sequences.Behind], check: bool) -> str:
+    many = counted(len(behind), "sequence")
+    return f"; {'would move' if check else 'moved'} {many} past the rows: {'; '.join(sequences.in_words(behind))}" if behind else ""
 
 
 def main() -> None:

@@ -186,6 +186,7 @@ from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.repair import release
 from ..module_utils.migration.report.advice import CHECKS, failed, remedy
+from ..module_utils.migration.schema import sequences
 from ..module_utils.migration.state import control
 from ..module_utils.migration.state.control import Migration
 from ..module_utils.migration.stopping import stop_with_ansible
@@ -194,7 +195,7 @@ from ..module_utils.migration.validate import run as validate
 
 KIND, PIECE = "validate", "validate_piece"
 LINES = 20
-Check = authorization.Equivalence | Balance | test_logins.Canaries | latency.Baseline | release.Release
+Check = authorization.Equivalence | Balance | test_logins.Canaries | latency.Baseline | release.Release | sequences.Sequences
 NOTHING = {"command": "", "why": ""}  # Ansible resolves the words of an assertion that holds, too
 COUNTED_BESIDE = ("accounting",)  # while the rows were read
 EVERY = 10**9  # quarantined rows: how many there may be was decided when they were set aside
@@ -266,6 +267,7 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         "plan_digest": context.plan.digest,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": params["tables"] is None,
+        "rows_of_services": "apart" if options.after_cutover else "difference",
         "lines": first([finding.line for finding in found.findings], found.differences) + [item.line for item in found.references if item.dangling],
     }
     balance = found.balance
@@ -273,6 +275,8 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         _include(validation, "accounting", lambda: balance)
     if params["tables"] is None:
         _include(validation, "quarantine", lambda: release.plan_release(context, live.plan_time, cap=EVERY))
+    if params["tables"] is None:
+        _include(validation, "sequences", lambda: sequences.look(context))
     if params["authorisation"] and params["tables"] is None:
         chosen = {"workers": params["workers"], "digest": params["digest"], "after_cutover": options.after_cutover}
         _include(validation, "authorisation", lambda: authorization.compare(context, live.plan_time, **chosen))

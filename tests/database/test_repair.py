@@ -187,10 +187,60 @@ def test_where_no_row_differs_it_says_what_helps_instead(world: w.World, last: C
         assert said["msg"].startswith("nothing to repair: no row differs, but the last validation failed. Next: playbooks/release.yml (")
 
 
-def test_differences_that_were_not_named_are_told(world: w.World) -> None:
-    run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public")
+def test_findings_that_were_cut_off_are_not_worked_from_but_whole_tables_are_settled(
+    world: w.World, last: Callable[[dict[str, Any]], Callable[..., dict[str, Any]]]
+) -> None:
+    """Many users came after the copy, others went and two exchanged a unique value; the few findings that are kept refer to rows beyond them."""
+    run(
+        world.source,
+        "INSERT INTO auth_user (id, password, is_superuser, username, first_name, last_name, email, is_staff, is_active, date_joined)"
+        " SELECT 2000000000 + n, 'pbkdf2_sha256$1$a$b', false, 'late' || n, '', '', 'late' || n || '@example.org', false, true, '2025-01-01'"
+        " FROM generate_series(1, 300) n",
+        "INSERT INTO users_profile (id, user_id, profile_type, is_public, created_at, updated_at)"
+        " SELECT 2000000000 + n, 2000000000 + n, 'student', true, '2025-01-01', '2025-01-01' FROM generate_series(1, 300) n",
+        "CREATE TEMPORARY TABLE gone AS SELECT id FROM auth_user WHERE id > 1 ORDER BY id LIMIT 2",
+        *(f"DELETE FROM {table} WHERE user_id IN (SELECT id FROM gone)" for table in ("users_profile", "students", "companies", "users_role")),
+        *(f"DELETE FROM auth_user_{table} WHERE user_id IN (SELECT id FROM gone)" for table in ("groups", "user_permissions")),
+        "UPDATE users_role SET granted_by = NULL WHERE granted_by IN (SELECT id FROM gone)",
+        "DELETE FROM auth_user WHERE id IN (SELECT id FROM gone)",
+        "CREATE TEMPORARY TABLE old AS SELECT id, username FROM auth_user WHERE id > 1 ORDER BY id LIMIT 3",
+        "UPDATE auth_user u SET username = '~' || u.id FROM old WHERE old.id = u.id",
+        "UPDATE auth_user u SET username = coalesce((SELECT o.username FROM old o WHERE o.id < u.id ORDER BY o.id DESC LIMIT 1),"
+        " (SELECT o.username FROM old o ORDER BY o.id DESC LIMIT 1)) FROM old WHERE old.id = u.id",
+    )
+    run(world.targets["user_service"], *doubled())
     found = validate.compare(world.context, w.PLAN_TIME, options=validate.Options(settle_attempts=0, findings_kept=5))
-    assert repair.plan_repair(found.to_dict(), after_cutover=False).unnamed == found.differences - 5
+    planned = repair.plan_repair(found.to_dict(), after_cutover=False)
+    assert planned.unnamed == found.differences - 5
+    assert planned.rows == found.differences
+    assert any("delete" in words for words in planned.by_table.values())
+    mend = last(found.to_dict())
+    assert "would refuse: repair would change" in mend(True, 5)["msg"]
+    with pytest.raises(MigrationError, match=f"-e repair_max_rows={found.differences}"):
+        mend(False, 5)
+    run(world.source, "UPDATE auth_user SET email = email || '.new'")
+    with pytest.raises(MigrationError, match="repair_max_rows allows"):  # what it finds now is what is counted
+        mend(False, found.differences)
+    assert "whole tables anew, parents first" in mend(False, found.differences + 200)["msg"]
+    after = compare(world)
+    assert after.passed, [finding.line for finding in after.findings]
+
+
+def doubled() -> tuple[str, ...]:
+    return ("INSERT INTO user_service.profiles (user_id, profile_type) SELECT user_id, 'x' FROM user_service.profiles LIMIT 1",)
+
+
+def test_the_services_own_rows_outlive_a_settling_of_whole_tables(world: w.World) -> None:
+    run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public", *doubled())
+    options = validate.Options(settle_attempts=0, findings_kept=5, after_cutover=True)
+    found = validate.compare(world.context, w.PLAN_TIME, options=options)
+    planned = repair.plan_repair(found.to_dict() | {"rows_of_services": "apart"}, after_cutover=False)
+    assert planned.whole == ("user_service.profiles",)
+    assert repair.apply_repair(world.context, w.PLAN_TIME, planned).deleted == 0
+    assert validate.compare(world.context, w.PLAN_TIME, options=options).passed
+    run(world.targets["user_service"], "UPDATE user_service.profiles SET is_public = NOT is_public")
+    owned = validate.compare(world.context, w.PLAN_TIME, options=options).to_dict()
+    assert not repair.plan_repair(owned, after_cutover=True, insert_missing=True).rows
 
 
 def test_an_id_under_a_wrong_key_is_mended_by_one_repair(world: w.World) -> None:

@@ -18,6 +18,7 @@ from ..checks import quarantine
 from ..context import Context
 from ..plan import null_references, row_id
 from ..postgres import driver
+from ..schema import sequences
 from ..text import counted
 from ..upsert.upsert import Equalized
 from ..validate.result import DIFFERENT
@@ -71,7 +72,7 @@ class Release:
     def to_dict(self) -> dict[str, Any]:
         """Return what validation.json keeps: the first rows that fit."""
         fit = [{"target": row.target, "part": row.part, "source_key": row.source_key} for row in self.rows[:KEPT]]
-        return {"passed": self.passed, "verdict": self.verdict, "staying": self.staying, "fit": len(self.rows), "rows": fit}
+        return {"passed": self.passed, "verdict": self.verdict, "staying": self.staying, "fit": len(self.rows), "tables": self.by_table, "rows": fit}
 
 
 def plan_release(context: Context, plan_time: str, cap: int = quarantine.CAP) -> Release:
@@ -92,6 +93,7 @@ def apply_release(context: Context, plan_time: str, release: Release) -> Equaliz
             snapshot = str(driver.scalar(holder, "SELECT pg_export_snapshot()"))
         let_in = _let_in(context, release)
         done = settle(let_in, plan_time, snapshot, [*_findings(context, release.rows), *_children(let_in, holder, release.rows)])
+    sequences.advance(context)
     for service in context.plan.services:
         gone = [row for row in release.rows if row.service == service]
         if gone:

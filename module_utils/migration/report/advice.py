@@ -11,7 +11,7 @@ from typing import Any
 
 from ..text import counted
 
-CHECKS = ("accounting", "quarantine", "authorisation", "canaries", "baseline")  # beside the rows and their references
+CHECKS = ("accounting", "quarantine", "sequences", "authorisation", "canaries", "baseline")  # beside the rows and their references
 FEW = 1000  # as many rows as repair changes without being told
 
 
@@ -63,6 +63,11 @@ def remedy(validation: Mapping[str, Any]) -> Remedy:
         seldom = "; so many are seldom single faults: find out first what wrote to the service" if rows > FEW else ""
         many = counted(rows, "row differs", "rows differ")
         return Remedy("playbooks/repair.yml", f"{many}: look at the report, then repair, which validates again{seldom}")
+    if "sequences" in others:
+        full = [item["sequence"] for item in validation["sequences"].get("behind", []) if item.get("exhausted")]
+        if full:
+            return Remedy("playbooks/validate.yml", f"{', '.join(full[:3])} has no free value left: widen it as the line says, then repair, then validate")
+        return Remedy("playbooks/repair.yml", "a service's next INSERT would collide: it moves the sequences past the rows")
     if dangling(validation):
         return Remedy("playbooks/preflight.yml", "the rows are equal, so the monolith itself refers to rows that it does not have: mend those, then validate")
     if "accounting" in others or "authorisation" in others:

@@ -21,6 +21,7 @@ _POSITION = re.compile(r"(?P<lsn>\S+) at (?P<at>.+?) \(snapshot (?P<snapshot>.+)
 _OTHERS = {  # check -> its name on the page, and how it is asked for
     "accounting": ("Every source row accounted for", "only a validation of all tables tells it"),
     "quarantine": ("Every quarantined row breaks a rule", "only a validation of all tables tells it"),
+    "sequences": ("Sequences give values that no row has", "only a validation of all tables tells it"),
     "authorisation": ("Rights of every user", "only a validation of all tables tells it, unless validate_authorisation is false"),
     "canaries": ("Canary accounts and formats of password hashes", "only a validation of all tables, or with validate_canaries, tells it"),
     "baseline": ("Performance", "validate_baseline is false"),

@@ -22,6 +22,7 @@ from ..context import Context
 from ..errors import MigrationError
 from ..postgres import driver
 from ..postgres.driver import database_errors
+from ..schema import sequences
 from ..state import ledger
 from ..state.exported_snapshot import Epoch
 
@@ -37,6 +38,7 @@ class Closing:
     def __init__(self, context: Context, plan_time: str, *, accounts: bool) -> None:
         self.balance: Balance | None = None
         self.compared = False  # both sides, row by row, because several snapshots were read
+        self.moved: tuple[sequences.Behind, ...] = ()  # sequences that were behind the rows
         self._context, self._plan_time, self._accounts = context, plan_time, accounts
         self._gate: driver.Connection | None = None
         self._counting: _Counting | None = None
@@ -77,7 +79,8 @@ class Closing:
         self.balance = found
 
     def complete(self, reconcile: Reconcile) -> int:
-        """Settle what changed between snapshots, or is not known to be all, and mark the ledgers finished; return how many rows were settled."""
+        """Settle what changed between snapshots, or is not known to be all, move the sequences behind mapped columns past the rows, and mark the
+        ledgers finished; return how many rows were settled."""
         self._enter()
         context = self._context
         if finished(context):
@@ -87,6 +90,7 @@ class Closing:
         if unproven or len(epochs(context)) > 1:
             settled = reconcile(context, self._plan_time)
             self.compared = True
+        self.moved = sequences.advance(context)  # before the ledgers are closed: a fault here is met again by who runs it again
         for service in context.plan.services:
             connection = context.connect_target(service, APPLICATION_NAME)
             with contextlib.closing(connection), database_errors(context.targets[service].place, "closing the ledger"), connection:

@@ -32,6 +32,7 @@ from ..plan.load_order import levels
 from ..postgres import driver
 from ..postgres.driver import database_errors
 from ..progress import Progress
+from ..schema.sequences import Behind
 from ..state import ledger
 from ..state.exported_snapshot import Snapshots
 from ..state.limits import Limits
@@ -84,21 +85,23 @@ class Outcome:
     seconds: Mapping[str, float]
     balance: Balance | None = None  # of this call, where one snapshot was read from the first chunk to the last
     compared: bool = False  # whether this call compared both sides instead, which ends with the same account
+    moved: tuple[Behind, ...] = ()  # sequences that were behind the rows
 
     @property
     def changed(self) -> bool:
         """Tell whether anything was written."""
-        return bool(self.carried or self.keys_added or self.reconciled)
+        return bool(self.carried or self.keys_added or self.reconciled or self.moved)
 
     @property
     def verdict(self) -> str:
         """Return how far the rows are proven and that every chunk is carried, in one line."""
+        moved = f"{counted(len(self.moved), 'sequence')} moved past the rows; " if self.moved else ""
         if self.balance is not None:
-            return f"{self.balance.verdict}; every chunk is carried"
+            return f"{self.balance.verdict}; {moved}every chunk is carried"
         if self.compared:
             settled = f"{counted(self.reconciled, 'row')} settled"
-            return f"both sides were compared row by row, {settled}, and every source row is accounted for; every chunk is carried"
-        return "playbooks/validate.yml proves the rows; every chunk is carried"
+            return f"both sides were compared row by row, {settled}, and every source row is accounted for; {moved}every chunk is carried"
+        return f"{moved}playbooks/validate.yml proves the rows; every chunk is carried"
 
 
 def run(context: Context, plan_time: str, run_id: str, options: Options, progress: Progress, reconcile: Reconcile) -> Outcome:
@@ -118,7 +121,7 @@ def run(context: Context, plan_time: str, run_id: str, options: Options, progres
         with clock("complete"):
             settled = closing.complete(reconcile)
         done = outcome(context, crew.chunks, crew.rows, crew.keys, settled, crew.epochs, clock)
-        return replace(done, balance=closing.balance, compared=closing.compared)
+        return replace(done, balance=closing.balance, compared=closing.compared, moved=closing.moved)
 
 
 class Stopwatch:

@@ -10,6 +10,7 @@ are read again until they persist. Nothing is written anywhere; a finding names 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -139,16 +140,21 @@ def compare(
     )
 
 
-def differing_rows(context: Context, plan_time: str, snapshot: str) -> Iterator[Finding]:
-    """Yield the rows of all targets that differ at an exported snapshot of the source, without their columns; however many, memory is flat."""
-    targets, options = context.plan.targets, Options()
-    with Sides(context, plan_time, targets, snapshot, options.workers, options.parallel) as sides:
+def differing_rows(context: Context, plan_time: str, snapshot: str, tables: Sequence[str] | None = None, *, apart: bool = False) -> Iterator[Finding]:
+    """Yield the rows of the targets (all by default) that differ at an exported snapshot of the source, without their columns.
+
+    However many there are, memory is flat. `apart` calls a service's own rows what they are.
+    """
+    targets, options = choose(context.plan, tables), Options(after_cutover=apart)
+    with Sides(context, plan_time, context.plan.targets, snapshot, options.workers, options.parallel) as sides:
         agreed = d.handshake(sides.leaders(), targets, options.digest)
         rejects = rejected(sides, targets)
         scanner = Scanner(sides, targets, agreed, rejects, NOTHING_KEPT, options.piece_rows, shared=False)
         for scan in list(scanner.scans(None)):
             if scan.differing:
-                yield from (row.finding for row in open_one(sides, scan, agreed, rejects[scan.target.name]))
+                found = open_one(sides, scan, agreed, rejects[scan.target.name])
+                while batch := list(itertools.islice(found, 5000)):
+                    yield from _shown(sides, scan.target, [row.finding for row in batch], options)
 
 
 def _count(sides: Sides, context: Context, rejects: Rejects) -> Future[reconciliation.Counts]:
