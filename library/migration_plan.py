@@ -107,7 +107,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
     services = tuple(sorted(module.params["services"]))
     namespace = module.params["namespace"]
     with mistakes:
-        _require_length(namespace)
+        _require_secret(namespace)
     mappings = Mappings((), ())
     with mistakes:
         mappings = read_mappings(Path(module.params["mappings_dir"]), services, mistakes)
@@ -124,12 +124,10 @@ def run(module: AnsibleModule) -> dict[str, object]:
     return {"changed": False, "plan": plan.to_dict(), "digest": plan.digest, "fingerprint": plan.fingerprint, "lines": lines}
 
 
-def _require_length(namespace: str | None) -> None:
-    if namespace is not None and len(namespace) < ids.MINIMUM_SECRET:
-        raise MigrationError(
-            f"migration_namespace has {len(namespace)} characters, {ids.MINIMUM_SECRET} are the least;"
-            " make one with 'openssl rand -hex 32' and keep it in the vault"
-        )
+def _require_secret(namespace: str | None) -> None:
+    weakness = ids.weakness(namespace) if namespace is not None else None
+    if weakness:
+        raise MigrationError(f"migration_namespace {weakness}; make one with 'openssl rand -hex 32' and keep it in the vault")
 
 
 def main() -> None:

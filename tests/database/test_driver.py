@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -16,7 +17,7 @@ import pytest
 from ansible.module_utils.migration.embedded import process
 from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.errors import MigrationError
-from ansible.module_utils.migration.postgres import driver
+from ansible.module_utils.migration.postgres import clients, driver
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.postgres.quote import ident
 
@@ -77,13 +78,13 @@ def test_rows_that_a_policy_hides_are_an_error_not_missing(database: Endpoint, d
 
 
 @pytest.fixture
-def pooler(postgres: PostgresServer) -> Iterator[str]:
-    """Return a folder whose socket leads to the server, but loses the startup options, as PgBouncer can be told to."""
+def pooler(postgres: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Return a folder whose socket leads to the server, but loses one startup option, as a pooler that knows only some of them does."""
     folder = process.new_root("edulink-pool-")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / f".s.PGSQL.{postgres.port}"))
     listener.listen()
-    thread = threading.Thread(target=serve, args=(listener, postgres.home / f".s.PGSQL.{postgres.port}"))
+    thread = threading.Thread(target=serve, args=(listener, postgres.home / f".s.PGSQL.{postgres.port}", request.param))
     thread.start()
     yield str(folder)
     thread.join(10)
@@ -92,14 +93,16 @@ def pooler(postgres: PostgresServer) -> Iterator[str]:
     folder.rmdir()
 
 
-def serve(listener: socket.socket, server: Path) -> None:
-    """Pass one connection on, without `options` in its first message (PostgreSQL manual, "StartupMessage")."""
+def serve(listener: socket.socket, server: Path, dropped: str) -> None:
+    """Pass one connection on, without one setting (or any) in the `options` of its first message (PostgreSQL manual, "StartupMessage")."""
     client, _ = listener.accept()
     with client, socket.socket(socket.AF_UNIX) as behind:
         behind.connect(str(server))
         length, protocol = struct.unpack("!II", client.recv(8, socket.MSG_WAITALL))
         words = client.recv(length - 8, socket.MSG_WAITALL).rstrip(b"\0").split(b"\0")
-        pairs = [pair for pair in zip(words[::2], words[1::2], strict=True) if pair[0] != b"options"]
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        given[b"options"] = re.sub(rf"-c {dropped}=(\\.|\S)*".encode(), b"", given[b"options"])
+        pairs = list(given.items())
         text = b"".join(name + b"\0" + value + b"\0" for name, value in pairs) + b"\0"
         behind.sendall(struct.pack("!II", len(text) + 8, protocol) + text)
         back = threading.Thread(target=copy, args=(behind, client))
@@ -123,6 +126,32 @@ def test_a_server_that_is_not_running_is_to_be_started_and_one_that_refuses_is_n
         driver.connect(replace(database, dbname="nowhere"), application_name="tests")
 
 
-def test_a_pooler_that_drops_the_settings_is_refused(database: Endpoint, pooler: str) -> None:
-    with pytest.raises(MigrationError, match="did not arrive at the server; a pooler stands in between: name the server itself"):
-        driver.connect(replace(database, host=pooler), application_name="tests")
+# One setting of each way to ask: all, a pinned one, one in another unit than PostgreSQL shows, the role, a secret one.
+@pytest.mark.parametrize(
+    ("pooler", "named"),
+    [
+        (r"\S+", r"[^)]*IntervalStyle"),
+        ("row_security", "row_security"),
+        ("lock_timeout", "lock_timeout"),
+        ("role", "role"),
+        (r"migration\.id_x", "those for the ids"),
+    ],
+    indirect=["pooler"],
+)
+def test_a_pooler_that_drops_a_setting_is_refused(database: Endpoint, databases: Callable[..., Endpoint], pooler: str, named: str) -> None:
+    settings = {"lock_timeout": "5000", "work_mem": "65536", "migration.id_x": "0a0b"}
+    asked = replace(database, session_role=databases(role=True).user)
+    driver.connect(asked, application_name="tests", settings=settings).close()
+    with pytest.raises(MigrationError, match=rf"did not arrive at the server \({named}\b.*\); a pooler stands in between: name the server itself"):
+        driver.connect(replace(asked, host=pooler), application_name="tests", settings=settings)
+
+
+def test_the_environment_says_nothing_about_a_connection(database: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runner's PGSERVICE, PGHOST, ... are somebody else's: of psycopg2 and of the client programs."""
+    strange = {"PGSERVICE": "nowhere", "PGHOSTADDR": "192.0.2.1", "PGOPTIONS": "-c geqo=off", "PGTZ": "Asia/Tokyo", "PGSSLCERT": "/x", "PGPASSFILE": "/x"}
+    for name, value in strange.items():
+        monkeypatch.setenv(name, value)
+    with clients.access(replace(database, password=None), "tests") as way:
+        assert not {"PGSERVICE", "PGHOSTADDR", "PGTZ", "PGSSLCERT", "PGPASSFILE"} & set(way.env)
+        assert "geqo" not in way.env["PGOPTIONS"]
+    assert ask(database, "SELECT current_setting('geqo') || ' ' || current_setting('TimeZone')") == "on UTC"

@@ -23,7 +23,7 @@ from ansible.module_utils.migration.state import control
 from ansible.modules import migration_index, migration_schema
 
 FILES = Path(__file__).resolve().parents[2] / "roles" / "schema" / "files"
-NAMESPACE = "a namespace of the tests"
+NAMESPACE = "a namespace of the tests, long enough"
 OPTIONS = {
     "service": "auth_service",
     "state": "present",

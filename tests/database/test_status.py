@@ -31,7 +31,7 @@ from ansible.module_utils.migration.state import control, ledger
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("auth_service", "user_service")
-NAMESPACE = "a namespace of this test alone"
+NAMESPACE = "a namespace of this test alone, and long"
 
 
 @pytest.fixture(scope="module")

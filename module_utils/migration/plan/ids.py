@@ -22,13 +22,18 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 
 from ..postgres.quote import literal
 
 _SETTING = "migration.id_"
-MINIMUM_SECRET = 16
+MINIMUM_SECRET = 32  # characters
+MINIMUM_BITS = 90  # by the frequency of its characters; 32 random hex digits have about 115
+# The fingerprints of the namespaces that everybody can read in this project: of the example inventories, and of docs/ids.md.
+KNOWN = frozenset(("da2bcf7a8b37df57", "e5abb05e9ac1ae40", "997d2c66f2229c9e", "79ddb0b5127ace46"))
 
 
 def prefix(namespace: str, entity: str) -> bytes:
@@ -67,6 +72,19 @@ def fingerprint(namespace: str) -> str:
     """Return 16 hex digits that tell namespaces apart without giving one away."""
     key = hashlib.sha256(namespace.encode()).digest()
     return hmac.new(key, b"fingerprint", hashlib.sha256).hexdigest()[:16]
+
+
+def weakness(namespace: str) -> str | None:
+    """Return why a namespace is no secret, or None; the namespace itself is never repeated."""
+    if fingerprint(namespace) in KNOWN:
+        return "is an example of this project, which everybody can read"
+    length = len(namespace)
+    if length < MINIMUM_SECRET:
+        return f"has {length} characters, {MINIMUM_SECRET} are the least"
+    bits = -sum(count * math.log2(count / length) for count in Counter(namespace).values())
+    if bits < MINIMUM_BITS or namespace in (namespace + namespace)[1:-1]:
+        return "can be guessed: its characters repeat"
+    return None
 
 
 def setting(entity: str) -> str:

@@ -132,8 +132,7 @@ def access(endpoint: Endpoint, application_name: str) -> Iterator[Access]:
         "PGCONNECT_TIMEOUT": "10",
         "LC_ALL": "C.UTF-8",
     }
-    own = ("PGPASSFILE", "PGKRBSRVNAME", "PGGSSLIB")  # ways to authenticate that the inventory does not name
-    inherited = {name: value for name, value in os.environ.items() if name in own or not name.startswith(("PG", "LANG"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LANG"))}
     chosen = {**inherited, **{name: value for name, value in given.items() if value}}
     if not endpoint.password:
         yield Access(chosen)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,6 +197,7 @@ def connect(
         "sslcert": endpoint.sslcert,
         "sslkey": endpoint.sslkey,
     }
+    _forget_environment()
     try:
         connection = psycopg2.connect(
             **{name: value for name, value in arguments.items() if value not in (None, "")},
@@ -210,15 +212,48 @@ def connect(
     except psycopg2.Error as exc:
         fault, step = why(str(exc))
         raise MigrationError(f"cannot connect to {endpoint.place}: {fault}; {step} host_vars/{endpoint.name}") from exc
-    if connection.info.parameter_status("IntervalStyle") != PINNED["IntervalStyle"]:  # the server reports it by itself; nobody has it by default
-        connection.close()
-        raise MigrationError(f"{endpoint.place}: the settings that a session must have did not arrive at the server; {POOLER} host_vars/{endpoint.name}")
-    if connection.server_version >= HAS_TRANSACTION_TIMEOUT:  # an older server would refuse it as a startup setting
+    try:
         connection.autocommit = True
-        with database_errors(endpoint.place, "pinning the session's settings"):
-            rows(connection, "SET transaction_timeout = 0")
-    connection.autocommit = autocommit
+        with database_errors(endpoint.place, "asking for the session's settings"):
+            _require(connection, endpoint, {**chosen, "client_encoding": "UTF8"})
+        connection.autocommit = autocommit
+    except MigrationError:
+        connection.close()
+        raise
     return connection
+
+
+def _forget_environment() -> None:
+    """Take libpq's variables (PGSERVICE, PGHOST, PGOPTIONS, ...) out of this process: only the inventory says where a connection goes and how."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
+def _require(connection: Connection, endpoint: Endpoint, chosen: Mapping[str, str]) -> None:
+    """Ask the server, in one statement, for every setting and role of a new session; MigrationError when one did not arrive.
+
+    The server itself writes a wanted value as it writes its own (5000 as 5s); the change ends with the statement. The values of
+    custom settings are secrets, so they are never sent in a statement, which logs could show.
+    """
+    own = {name: value for name, value in chosen.items() if "." in name}
+    named = {name: value for name, value in chosen.items() if name not in own}
+    pinning = ", set_config('transaction_timeout', '0', false)" if connection.server_version >= HAS_TRANSACTION_TIMEOUT else ""
+    answer = rows(
+        connection,
+        "SELECT session_user::text, ARRAY(SELECT current_setting(name, true) FROM unnest(%(own)s::text[]) AS asked (name)),"
+        " ARRAY(SELECT name FROM unnest(%(names)s::text[], %(values)s::text[]) AS asked (name, value)"
+        f" WHERE current_setting(name, true) IS DISTINCT FROM set_config(name, value, true)){pinning}",
+        {"own": list(own), "names": list(named), "values": list(named.values())},
+    )[0]
+    lost = [name for name, had in zip(own, answer[1], strict=True) if had != own[name]] + list(answer[2])
+    if answer[0] != endpoint.user:
+        fault = f"the session is {answer[0]}'s, not {endpoint.user}'s"
+    elif lost:
+        shown = [name for name in lost if name in named] or ["those for the ids"]
+        fault = f"the settings that a session must have did not arrive at the server ({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''})"
+    else:
+        return
+    raise MigrationError(f"{endpoint.place}: {fault}; {POOLER} host_vars/{endpoint.name}")
 
 
 def _search_path(schema: str) -> str:
