@@ -98,7 +98,8 @@ from ..module_utils.migration.mistakes import Mistakes
 from ..module_utils.migration.module import MigrationModule, finish
 from ..module_utils.migration.plan import ids
 from ..module_utils.migration.plan.compiler import compile_plan, summary
-from ..module_utils.migration.plan.mapping import Mappings, read_mappings
+from ..module_utils.migration.plan.mapping import Mappings
+from ..module_utils.migration.plan.mapping_files import read_mappings
 
 
 def run(module: AnsibleModule) -> dict[str, object]:

@@ -16,7 +16,7 @@ from ansible.module_utils.migration.contract.model import Contract
 from ansible.module_utils.migration.contract.parse import parse_texts
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
-from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.mapping_files import read_mappings
 from ansible.module_utils.migration.plan.model import Plan
 from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect

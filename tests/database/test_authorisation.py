@@ -17,7 +17,7 @@ from ansible.module_utils.migration.contract.parse import parse_contract
 from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
-from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.mapping_files import read_mappings
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.validate import authorization, test_logins
 from ansible.module_utils.migration.validate import run as validate

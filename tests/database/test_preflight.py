@@ -20,7 +20,7 @@ from ansible.module_utils.migration.embedded.server import PostgresServer
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan import mapping as m
 from ansible.module_utils.migration.plan.compiler import compile_plan
-from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.mapping_files import read_mappings
 from ansible.module_utils.migration.plan.model import Policy
 from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.preflight import run as preflight

@@ -21,6 +21,7 @@ FLOORS = {
     "errors": 1,
     "mistakes": 2,
     "text": 1,
+    "yaml_tree": 3,
     "progress": 1,
     "stopping": 1,
     "postgres": 2,

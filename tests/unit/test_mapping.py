@@ -20,7 +20,7 @@ from ansible.module_utils.migration.contract.parse import parse_contract
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.plan import ids
 from ansible.module_utils.migration.plan.compiler import compile_plan
-from ansible.module_utils.migration.plan.mapping import read_mappings
+from ansible.module_utils.migration.plan.mapping_files import read_mappings
 from ansible.module_utils.migration.plan.model import Plan
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..mistakes import Mistakes
-from .yaml_tree import Node, read, suggest
+from ..yaml_tree import Node, read, suggest
 
 FILE = "_accounts.yml"
 USERS, PERMISSIONS, HELD, ROLES = "users", "permissions", "held_permissions", "roles"

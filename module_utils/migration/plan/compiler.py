@@ -20,6 +20,7 @@ from ..errors import MigrationError
 from ..mistakes import Consequence, Mistakes
 from ..postgres.quote import ident, literal
 from ..text import counted
+from ..yaml_tree import suggest
 from . import mapping as m
 from . import primary_key
 from .accounts import check_accounts
@@ -28,7 +29,6 @@ from .id_cells import IdCells, Minter, own_cell
 from .model import BOOKKEEPING, PLAN_TIME_SQL, Cell, Entity, Part, Plan, Policy, Read, Target, Touch
 from .predicates import replaced
 from .sql_reader import Reads, output_columns, read_expression, read_query
-from .yaml_tree import suggest
 
 ID_MAP = "id_map"
 ID_MAP_COLUMNS = (("entity", "text"), ("source_key", "text"), ("id", "uuid"))

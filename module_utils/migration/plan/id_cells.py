@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from ..errors import MigrationError
 from ..mistakes import Consequence, Mistakes
 from ..postgres.quote import ident
+from ..yaml_tree import suggest
 from . import embedded_ids, ids
 from . import mapping as m
 from .embedded_ids import EACH, Embedded
 from .model import Cell, Lookup, Part
-from .yaml_tree import suggest
 
 Minter = tuple[str, str, m.Part]  # service, target's table, part
 Project = Callable[[m.Part, str], Part]  # a part and its entity: what reads its source and nothing of its columns

@@ -13,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..contract.data import names_in, without_places
 from ..postgres.quote import ident, literal, qualified
 from . import ids
 from .accounts import AccountTable, account_table
@@ -26,8 +27,6 @@ from .predicates import Predicate
 PLAN_TIME_SETTING = "migration.plan_time"
 PLAN_TIME_SQL = f"(SELECT current_setting({literal(PLAN_TIME_SETTING)})::timestamp)"
 BOOKKEEPING = "migration"
-
-_NAMES = ("schema", "table", "name", "columns", "object")  # the fields of a contract that hold names
 
 
 @dataclass(frozen=True)
@@ -289,7 +288,7 @@ class Plan:
 
     def names(self) -> set[str]:
         """Return the names of tables, columns, constraints and indexes on both sides."""
-        made = {name for _, contract in self.contracts for name in _names(contract)}
+        made = {name for _, contract in self.contracts for name in names_in(contract)}
         read = {name for target in self.targets for part in target.parts for name in (*part.tables, *(item.column for item in part.reads))}
         own = {name for target in self.targets for name in (target.service, target.schema, target.table, *target.columns)}
         return made | read | own
@@ -345,15 +344,6 @@ def quarantine_setting(entity: str) -> str:
     return f"migration.quarantined_{entity.encode().hex()}"
 
 
-def without_places(value: Any) -> Any:
-    """Return a contract's data without the places in files where its parts stand."""
-    if isinstance(value, Mapping):
-        return {key: without_places(item) for key, item in value.items() if key not in ("path", "line", "place", "ignored")}
-    if isinstance(value, (list, tuple)):
-        return [without_places(item) for item in value]
-    return value
-
-
 def _target(data: Mapping[str, Any]) -> Target:
     fields = dict(data)
     fields["parts"] = tuple(_part(part) for part in data["parts"])
@@ -382,19 +372,3 @@ def _part(data: Mapping[str, Any]) -> Part:
         fields[name] = tuple((first, second) for first, second in data[name])
     fields["origins"] = tuple((column, tuple((table, own) for table, own in pairs)) for column, pairs in data["origins"])
     return Part(**fields)
-
-
-def _names(contract: Any) -> Iterator[str]:
-    """Yield every name in a contract (contract.Contract.to_dict()), however deep."""
-    if isinstance(contract, Mapping):
-        for key, value in contract.items():
-            if key in _NAMES and isinstance(value, str):
-                yield value
-            elif key in _NAMES and isinstance(value, Sequence):
-                yield from (item for item in value if isinstance(item, str))
-                yield from _names([item for item in value if not isinstance(item, str)])
-            else:
-                yield from _names(value)
-    elif isinstance(contract, Sequence) and not isinstance(contract, str):
-        for item in contract:
-            yield from _names(item)

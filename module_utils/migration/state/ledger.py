@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..contract.data import without_places
 from ..errors import MigrationError
-from ..plan.model import BOOKKEEPING, Plan, Target, without_places
+from ..plan.model import BOOKKEEPING, Plan, Target
 from ..postgres import driver
 from ..postgres.quote import ident, literal, qualified
 from .limits import Limits

@@ -11,8 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import MigrationError
-from ..mistakes import Consequence, Mistakes
+from .errors import MigrationError
+from .mistakes import Consequence, Mistakes
 
 try:
     import yaml
