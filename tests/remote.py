@@ -196,7 +196,7 @@ def trial(folder: Path, users: int) -> str:
             play(inventory, "lab", lab_state="absent")
     text = re.sub(r"\s+", " ", log.read_text(encoding="utf-8"))
     said = re.search(r"every chunk is carried, although a runner was lost: [^\"]*?runner2[^\"]{0,200}", text)
-    proven = re.search(r"equal: \d+ rows in \d+ tables, every column, no difference", text)
+    proven = re.search(r"equal: [\d,]+ rows in \d+ tables, every column, no difference", text)
     if not said or not proven:
         raise SystemExit(f"remote: {'nothing was proven' if said else 'the lost runner is not named'}\n{log.read_text(encoding='utf-8')}")
     return f"{said[0].strip()}\n{proven[0]}"
