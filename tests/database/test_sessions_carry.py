@@ -445,7 +445,7 @@ def test_half_of_the_sessions_may_be_forged_and_no_more(world: World) -> None:
 
 
 def test_of_many_sessions_a_sample_tells_the_wrong_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ansible.module_utils.migration.sessions.genuine.SAMPLE", 50)
+    monkeypatch.setattr("ansible.module_utils.migration.sessions.signature_check.SAMPLE", 50)
     world.execute(
         "INSERT INTO django_session SELECT md5(n::text), %s, now() + interval '1 hour' FROM generate_series(1, 1000) n",
         signing.encode(logged_in(1), "another"),

@@ -15,14 +15,14 @@ from ansible.module_utils.migration.postgres import connect_errors, faults
 from tests.conftest import PROJECT
 
 # Errors of files have their file and line as the place, and what would be right as the fault.
-OF_FILES = ("plan", "contract", "mistakes.py")
+OF_FILES = ("plan", "contract", "mistakes.py", "yaml_tree.py")
 STEP = re.compile(
     r"; |\b(?:run|set|give|name|correct|check|install|use|raise|write|make|choose|put|add|drop|remove|let|free|mend|wait|stop|grant|start|leave"
     r"|delete|upgrade|keep|restore|rename)\b",
     re.IGNORECASE,
 )
 # What a message ends with when another place has written it as a whole, step included.
-WHOLE = re.compile(r"\b(?:exc|faults|fault|text|answer|step|said\(|told\(|_explain\(|_no_driver\(|_FULL|_failure|cause|unfit|room|states|changed)")
+WHOLE = re.compile(r"\b(?:exc|faults|fault|text|answer|step|said\(|told\(|_explain\(|_no_driver\(|_FULL|_failure|cause|unfit|room|states|changed|item\.line)")
 
 
 def raised(path: Path) -> Iterator[tuple[int, str, str]]:
