@@ -44,10 +44,52 @@ options:
     description: Django's PASSWORD_RESET_TIMEOUT in seconds, to say how long outstanding links live.
     type: int
     default: 259200
-  has_verify_server:
-    description: Whether the snapshot is proven on a server of the operator's own, so that none need be started on the runner.
-    type: bool
-    default: false
+  verify_server:
+    description: The operator's own server for the proof of the snapshot, so that none need be started on the runner; it is not connected to.
+    type: dict
+    suboptions:
+      name:
+        description: The inventory host that stands for the database.
+        type: str
+        required: true
+      login_host:
+        description: Host, or folder of the Unix socket.
+        type: str
+        default: ""
+      login_port:
+        description: Port.
+        type: int
+        default: 5432
+      login_db:
+        description: Database.
+        type: str
+        required: true
+      login_user:
+        description: Role to log in as.
+        type: str
+        required: true
+      login_password:
+        description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
+        type: str
+      ssl_mode:
+        description: How TLS is used and what is verified; as for the databases.
+        type: str
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+      ca_cert:
+        description: File with the certificate authority's certificate.
+        type: path
+      ssl_cert:
+        description: File with the client's certificate.
+        type: path
+      ssl_key:
+        description: File with the client's key.
+        type: path
+      session_role:
+        description: Role to take on after login, usually the database's owner.
+        type: str
+      schema:
+        description: Schema of the monolith's tables; only the source has one.
+        type: str
 requirements:
   - psycopg2 (on the runner)
 attributes:
@@ -91,7 +133,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.migration.context import CONTEXT_SPEC, Context
 from ..module_utils.migration.module import MigrationModule, finish
-from ..module_utils.migration.postgres.driver import database_errors
+from ..module_utils.migration.postgres.driver import ENDPOINT_SPEC, Endpoint, database_errors
 from ..module_utils.migration.preflight import run as preflight
 from ..module_utils.migration.progress import Progress
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions
@@ -102,16 +144,17 @@ from ..module_utils.migration.state.limits import Limits
 
 def run(module: AnsibleModule) -> dict[str, object]:
     """Return the module's result; MigrationError when a database cannot be reached or another plan is open."""
-    context = Context.from_params(module.params, module.check_mode)
-    digest = context.plan.digest
     params = module.params
-    store = StoreOptions.from_params(params["store"]) if params["store"] else None
+    store = StoreOptions.from_params(params["store"]) if params["store"] else None  # before the first connection: it may be refused
+    verify_server = Endpoint.from_params(params["verify_server"]) if params["verify_server"] else None
+    context = Context.from_params(params, module.check_mode)
+    digest = context.plan.digest
     options = preflight.Options(
         params["bin_dir"],
         params["quarantine_cap"],
         store=store,
         reset_timeout=params["reset_timeout"],
-        verify_server=params["has_verify_server"],
+        verify_server=verify_server,
         limits=Limits.from_params(params["limits"]),
         patience=params["patience"],
     )
@@ -143,7 +186,7 @@ def main() -> None:
         argument_spec={
             **CONTEXT_SPEC,
             "bin_dir": {"type": "path"},
-            "has_verify_server": {"type": "bool", "default": False},
+            "verify_server": {"type": "dict", "options": ENDPOINT_SPEC},
             "quarantine_cap": {"type": "int", "default": 100000},
             "store": {"type": "dict", "options": STORE_SPEC},
             "limits": {"type": "dict", "default": {}},

@@ -217,9 +217,9 @@ READY = "SELECT to_regclass('migration.id_map') IS NOT NULL"
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the module's result; MigrationError when sessions cannot be carried."""
     params = module.params
+    options = StoreOptions.from_params(params["store"])  # before the first connection: it may be refused
     context = Context.from_params(params, module.check_mode)
     layout = Layout(params["engine"], params["key_prefix"], params["key_version"], params["serializer"])
-    options = StoreOptions.from_params(params["store"])
     with contextlib.closing(open_store(options)) as store, _rows(context, params) as rows:
         ledger = Ledger(store, layout, rows=rows)
         if params["state"] == "absent":

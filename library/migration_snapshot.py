@@ -110,10 +110,9 @@ options:
         description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
         type: str
       ssl_mode:
-        description: How TLS is used and what is verified.
+        description: How TLS is used and what is verified; as for the databases.
         type: str
         choices: [disable, allow, prefer, require, verify-ca, verify-full]
-        default: prefer
       ca_cert:
         description: File with the certificate authority's certificate.
         type: path
@@ -203,6 +202,7 @@ from ..module_utils.migration.snapshot.take import TakeOptions, preview, take
 def run(module: AnsibleModule) -> dict[str, Any]:
     """Return the module's result; MigrationError when there is no good snapshot at the end."""
     params = module.params
+    proof_server = Endpoint.from_params(params["verify_server"]) if params["verify_server"] else None  # before the first connection: it may be refused
     context = Context.from_params(params, module.check_mode)
     if params["jobs"] < 1:
         raise MigrationError("snapshot_jobs must be 1 or more; set it so")
@@ -216,7 +216,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         keeping=Keeping(params["keep_count"], params["keep_days"]),
         space_factor=params["space_factor"],
         proof=params["verify_restore"],
-        proof_server=Endpoint.from_params(params["verify_server"]) if params["verify_server"] else None,
+        proof_server=proof_server,
         throwaway_dir=Path(params["throwaway_dir"]),
         override_gates=params["override_gates"],
     )

@@ -30,10 +30,11 @@ login_password:
   description: Its password, evaluated anew by each task. Left out, libpq's own ways are used, a password file (.pgpass) or a certificate.
   type: str
 ssl_mode:
-  description: How TLS is used and what is verified.
+  description:
+    - How TLS is used and what is verified. Needed unless login_host is a socket or this machine (localhost, 127.0.0.0/8, ::1).
+    - For another host allow and prefer are refused, disable (clear text), require and verify-ca are warned of by preflight.
   type: str
   choices: [disable, allow, prefer, require, verify-ca, verify-full]
-  default: prefer
 ca_cert:
   description: File with the certificate authority's certificate.
   type: path

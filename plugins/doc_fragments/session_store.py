@@ -56,9 +56,8 @@ options:
         description: Its password.
         type: str
       tls:
-        description: Speak TLS and verify the server.
+        description: Speak TLS and verify the server. Needed unless all hosts are this machine (localhost, 127.0.0.0/8, ::1); preflight warns of false.
         type: bool
-        default: false
       tls_ca:
         description: The certificate authority's file; without it the system's are trusted.
         type: path

@@ -21,7 +21,7 @@ from ansible.module_utils.migration.postgres.driver import Endpoint
 from ansible.module_utils.migration.postgres.quote import ident
 from ansible.module_utils.migration.preflight import dependencies, privileges, readiness, scan, servers
 from ansible.module_utils.migration.preflight import run as preflight
-from ansible.module_utils.migration.sessions.store import Room
+from ansible.module_utils.migration.sessions.store import Address, Room, StoreOptions
 from ansible.module_utils.migration.state import control, gates, ledger
 from ansible.module_utils.migration.state.limits import Limits
 from ansible.module_utils.migration.throttle import pacer
@@ -255,13 +255,19 @@ def test_a_target_that_differs_is_judged(change: dict[str, object], rule: str, l
 
 
 def test_tls_is_judged_by_what_is_really_in_use() -> None:
-    far = Endpoint("auth_service", "db.example.org", 5432, "auth", "migrator")
+    far = Endpoint("auth_service", "db.example.org", 5432, "auth", "migrator", sslmode="disable")
     levels = [
-        servers.check_tls(replace(far, sslmode=mode), replace(SERVER, tls=used))[0].level
-        for mode, used in (("prefer", None), ("require", "TLSv1.3, x"), ("verify-ca", "TLSv1.3, x"), ("verify-full", "TLSv1.3, x"))
+        servers.check_tls(replace(far, sslmode=mode), used)[0].level
+        for mode, used in (("disable", None), ("require", "TLSv1.3, x"), ("verify-ca", "TLSv1.3, x"), ("verify-full", "TLSv1.3, x"))
     ]
     assert levels == ["warn", "warn", "warn", "info"]
-    assert servers.check_tls(replace(far, host="/run/postgresql"), SERVER)[0].level == "info"
+    assert servers.check_tls(replace(far, host="/run/postgresql"), None)[0].level == "info"
+
+
+def test_a_session_store_in_clear_is_warned_of_where_it_is_not_this_machine() -> None:
+    hosts = (("127.0.0.1", None, True), ("0.0.0.0", False, True), ("0.0.0.0", True, False), ("0.0.0.0", True, True))
+    found = [readiness.check_store(StoreOptions((Address(host, 1),), tls=said, tls_verify_host=named)) for host, said, named in hosts]
+    assert [len(of(findings, "tls", "warn")) for findings in found] == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize(

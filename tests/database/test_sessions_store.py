@@ -129,6 +129,20 @@ def test_a_sentinel_leads_to_the_primary(start: Start) -> None:
         open_store(StoreOptions(sentinels, mode="sentinel", password=PASSWORD, sentinel_name="other", sentinel_password="watch"))
 
 
+def test_servers_that_a_local_one_names_are_not_spoken_to_in_clear_unasked(start: Start) -> None:
+    """The first address is this machine's; the password would go to those that sentinels and nodes tell of."""
+    sentinel = start("sentinel monitor store 192.0.2.1 6379 1", sentinel=True)
+    options = StoreOptions((Address(HOST, sentinel),), mode="sentinel", password=PASSWORD, sentinel_name="store")
+    with pytest.raises(MigrationError, match=r"192\.0\.2\.1 is not this machine and session_store_tls is not set"):
+        open_store(options)
+    node = start("cluster-enabled yes", "cluster-announce-ip 192.0.2.1")
+    with contextlib.closing(redis.Redis(HOST, node)) as client:
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+    with pytest.raises(MigrationError, match=r"192\.0\.2\.1 is not this machine and session_store_tls is not set"):
+        open_store(StoreOptions((Address(HOST, node),), mode="cluster"))
+
+
 def test_a_new_primary_takes_over_and_the_next_run_completes(start: Start) -> None:
     lines = (f"requirepass {PASSWORD}", f"primaryauth {PASSWORD}")
     primary = start(*lines)

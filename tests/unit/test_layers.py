@@ -22,6 +22,7 @@ FLOORS = {
     "mistakes": 2,
     "text": 1,
     "yaml_tree": 3,
+    "tls": 1,
     "progress": 1,
     "stopping": 1,
     "postgres": 2,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import tls
 from ..errors import DatabaseError, MigrationError, unknown
 from . import faults
 from .connect_errors import POOLER, lost, why
@@ -67,11 +68,7 @@ ENDPOINT_SPEC: dict[str, Any] = {
     "login_db": {"type": "str", "required": True},
     "login_user": {"type": "str", "required": True},
     "login_password": {"type": "str", "no_log": True},
-    "ssl_mode": {
-        "type": "str",
-        "default": "prefer",
-        "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"],
-    },
+    "ssl_mode": {"type": "str", "choices": ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]},
     "ca_cert": {"type": "path"},
     "ssl_cert": {"type": "path"},
     "ssl_key": {"type": "path", "no_log": False},
@@ -82,7 +79,7 @@ ENDPOINT_SPEC: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One database and the way to it; `name` is its inventory host."""
+    """One database and the way to it; `name` is its inventory host. One that could be spoken to in clear unasked cannot be made."""
 
     name: str
     host: str
@@ -90,12 +87,17 @@ class Endpoint:
     dbname: str
     user: str
     password: str | None = field(default=None, repr=False)
-    sslmode: str = "prefer"
+    sslmode: str | None = None
     sslrootcert: str | None = None
     sslcert: str | None = None
     sslkey: str | None = None
     session_role: str | None = None
     schema: str = "public"
+
+    def __post_init__(self) -> None:
+        if refused := tls.database_refusal(self.host, self.sslmode):
+            fault, step = refused
+            raise MigrationError(f"{self.place}: {fault}, so nothing was sent; {step} in host_vars/{self.name} or group_vars/databases")
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> Endpoint:
@@ -107,7 +109,7 @@ class Endpoint:
             dbname=params["login_db"],
             user=params["login_user"],
             password=params.get("login_password"),
-            sslmode=params.get("ssl_mode") or "prefer",
+            sslmode=params.get("ssl_mode"),
             sslrootcert=params.get("ca_cert"),
             sslcert=params.get("ssl_cert"),
             sslkey=params.get("ssl_key"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 
+from .. import tls
 from ..checks.findings import INFO, STOP, WARN, Finding
 from ..context import Context
 from ..errors import MigrationError
@@ -64,12 +65,13 @@ def check_store(options: StoreOptions | None, needed: int = 0) -> list[Finding]:
     """Return whether the session store can be reached, is new enough, keeps what it is given, and has room for `needed` bytes."""
     if options is None:
         return []
+    lacking = tls.store_weakness([address.host for address in options.hosts], options.tls, verify_host=options.tls_verify_host)
+    findings = [Finding(WARN, "session store", "tls", *lacking)] if lacking else []
     try:
         with closing(open_store(options)) as store:
             rooms = store.rooms()
     except MigrationError as exc:
-        return [Finding(WARN, "session store", "redis", str(exc), "mend it before playbooks/sessions.yml")]
-    findings = []
+        return [*findings, Finding(WARN, "session store", "redis", str(exc), "mend it before playbooks/sessions.yml")]
     for room in rooms:
         findings += _room(room, needed // max(1, len(rooms)))
     return findings
@@ -115,9 +117,9 @@ def check(
         mine = context.plan.of(name)
         schemas = dict.fromkeys(target.schema for target in mine)
         findings += check_target(connection, name, schemas, [(target.schema, target.table) for target in mine])
-        findings += activity(connection, name) + check_tls(context.targets[name], servers[name])
+        findings += activity(connection, name) + check_tls(context.targets[name], servers[name].tls)
     findings += check_control(control, context.control.name)
-    findings += check_tls(context.source, described) + check_tls(context.control, own)
+    findings += check_tls(context.source, described.tls) + check_tls(context.control, own.tls)
     findings += check_tools(bin_dir, [described, *servers.values()])
     return findings, described, servers
 

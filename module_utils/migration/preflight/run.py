@@ -28,6 +28,7 @@ from ..state.limits import Limits
 from ..throttle.pacer import Impatient, Pace
 from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types, snapshot_trial
 from .readiness import require_reachable
+from .servers import check_tls as servers_tls
 
 __all__ = ["Options", "Report", "require_reachable", "run"]
 
@@ -49,7 +50,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     patience: float = 900  # seconds that a pause may last
     reset_timeout: int = 3 * 86400  # Django's PASSWORD_RESET_TIMEOUT, in seconds
-    verify_server: bool = False  # the operator has a server for the proof of the snapshot
+    verify_server: driver.Endpoint | None = None  # the operator's own server for the proof of the snapshot
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
         found, source_server, servers = readiness.check(context, source, targets, control, options.bin_dir)
         findings += found
         findings += snapshot_trial.check(context)
-        findings += rollback_readiness.check(context, verify_server=options.verify_server)
+        findings += rollback_readiness.check(context, verify_server=options.verify_server is not None)
+        if options.verify_server is not None:
+            findings += servers_tls(options.verify_server, None)
         if options.store is not None:
             finding, extra["announcement"] = reset_links(options.reset_timeout)
             findings.append(Finding(INFO, "sessions", "announce", finding, "announce the text that the report and docs/sessions.md have"))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from .. import tls
 from ..checks.findings import INFO, STOP, WARN, Finding
 from ..errors import MigrationError
 from ..postgres import clients, driver
@@ -173,19 +174,14 @@ def _standby(source: Server) -> list[Finding]:
     return [Finding(WARN, source.name, "standby", message, "set hot_standby_feedback = on or max_standby_streaming_delay = -1 on it for the night")]
 
 
-def check_tls(endpoint: driver.Endpoint, server: Server) -> list[Finding]:
-    """Return whether TLS is really in use, and whether it knows whom it talks to."""
-    local = not endpoint.host or endpoint.host.startswith("/") or endpoint.host in ("localhost", "127.0.0.1", "::1")
-    step = f"set ssl_mode: verify-full and ca_cert in host_vars/{endpoint.name}"
-    if server.tls is None:
-        if local:
-            return [Finding(INFO, endpoint.name, "tls", "not encrypted, and no network between: a local connection")]
-        return [Finding(WARN, endpoint.name, "tls", f"the connection to {endpoint.host} is not encrypted (ssl_mode {endpoint.sslmode})", step)]
-    if endpoint.sslmode == "verify-full":
-        return [Finding(INFO, endpoint.name, "tls", f"encrypted ({server.tls}), and the server proved its name")]
-    if endpoint.sslmode == "verify-ca":
-        return [Finding(WARN, endpoint.name, "tls", f"encrypted ({server.tls}), but any server of this authority would do (ssl_mode verify-ca)", step)]
-    return [Finding(WARN, endpoint.name, "tls", f"encrypted ({server.tls}), but nobody checked who the server is (ssl_mode {endpoint.sslmode})", step)]
+def check_tls(endpoint: driver.Endpoint, used: str | None) -> list[Finding]:
+    """Return whether TLS is really in use (`used`: its version and cipher), and whether it knows whom it talks to."""
+    if lacking := tls.database_weakness(endpoint.host, endpoint.sslmode):
+        return [Finding(WARN, endpoint.name, "tls", lacking[0], f"{lacking[1]} in host_vars/{endpoint.name} or group_vars/databases")]
+    if tls.is_local(endpoint.host):
+        said = f"encrypted ({used}), a local connection" if used else "not encrypted, and no network between: a local connection"
+        return [Finding(INFO, endpoint.name, "tls", said)]
+    return [Finding(INFO, endpoint.name, "tls", f"encrypted ({used}), and the server proved its name")]
 
 
 def check_tools(bin_dir: str | None, servers: Sequence[Server]) -> list[Finding]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import tls
 from ..errors import MigrationError
 
 try:
@@ -86,7 +87,7 @@ STORE_SPEC: dict[str, Any] = {
     "sentinel_name": {"type": "str", "default": "mymaster"},
     "sentinel_username": {"type": "str"},
     "sentinel_password": {"type": "str", "no_log": True},
-    "tls": {"type": "bool", "default": False},
+    "tls": {"type": "bool"},
     "tls_ca": {"type": "path"},
     "tls_cert": {"type": "path"},
     "tls_key": {"type": "path", "no_log": False},
@@ -108,7 +109,7 @@ class Address:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """Where the store is and how to be let in."""
+    """Where the store is and how to be let in. One that would be spoken to in clear unasked cannot be made; `tls` is None when nobody said."""
 
     hosts: tuple[Address, ...]
     mode: str = "single"
@@ -118,11 +119,19 @@ class StoreOptions:
     sentinel_name: str = "mymaster"
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
-    tls: bool = False
+    tls: bool | None = None
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
     tls_verify_host: bool = True
+
+    def __post_init__(self) -> None:
+        self.require_safe([address.host for address in self.hosts])
+
+    def require_safe(self, hosts: Sequence[str]) -> None:
+        """MigrationError when one of the hosts, which sentinels or a cluster may have named, must not be spoken to."""
+        if refused := tls.store_refusal(list(hosts), self.tls):
+            raise MigrationError(f"{self.place}: {refused[0]}, so nothing was sent to it; {refused[1]}")
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> StoreOptions:
@@ -349,14 +358,32 @@ def _client(options: StoreOptions) -> Any:
         }
     if options.mode == "cluster":
         nodes = [redis.cluster.ClusterNode(address.host, address.port) for address in options.hosts]
-        return redis.cluster.RedisCluster(startup_nodes=nodes, **common)
+
+        def named(address: tuple[str, int]) -> tuple[str, int]:
+            """Let the nodes that the first ones name, now or later, be spoken to, or not."""
+            options.require_safe([address[0]])
+            return address
+
+        return redis.cluster.RedisCluster(startup_nodes=nodes, address_remap=named, **common)
     # A silent second try would count what the first one wrote as found: the operator runs the playbook again instead.
     common |= {"db": options.db, "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0)}
     if options.mode == "sentinel":
         to_sentinel = {**common, "db": 0, "username": options.sentinel_username, "password": options.sentinel_password}
         sentinels = [(address.host, address.port) for address in options.hosts]
-        return redis.sentinel.Sentinel(sentinels, sentinel_kwargs=to_sentinel, **common).master_for(options.sentinel_name)
+        return _sentinel(options, sentinels, to_sentinel, common).master_for(options.sentinel_name)
     return redis.Redis(host=options.hosts[0].host, port=options.hosts[0].port, **common)
+
+
+def _sentinel(options: StoreOptions, sentinels: list[tuple[str, int]], to_sentinel: dict[str, Any], common: dict[str, Any]) -> Any:
+    """Return the sentinels; each primary that they name, now or later, must be one that may be spoken to."""
+
+    class Watched(redis.sentinel.Sentinel):  # type: ignore[misc]  # redis may be absent
+        def discover_master(self, service_name: str) -> Any:
+            address = super().discover_master(service_name)
+            options.require_safe([address[0]])
+            return address
+
+    return Watched(sentinels, sentinel_kwargs=to_sentinel, **common)
 
 
 def _line(exc: BaseException | None) -> str:
