@@ -20,6 +20,7 @@ from ansible.module_utils.migration.embedded import process
 from ansible.module_utils.migration.embedded import server as postgres
 from ansible.module_utils.migration.errors import MigrationError
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect, rows, scalar
+from ansible.module_utils.migration.preflight import excess_rights
 from ansible.modules import migration_lab as module
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,8 @@ def test_the_life_of_a_lab(options: lab.Options, tmp_path: Path) -> None:
     reader = endpoint(options, "monolith", "edulink", "migration_reader")
     connection = connect(reader, application_name="tests", readonly=True)
     assert scalar(connection, "SELECT count(*) FROM auth_user") == 60
+    connection.autocommit = True
+    assert excess_rights.check(connection, "monolith", "public", ["auth_user", "users_profile"]) == []
     connection.close()
     for path in layout.generated_files(options.inventory_dir):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -37,7 +37,7 @@ def check_source(connection: driver.Connection, name: str) -> list[Finding]:
         findings.append(Finding(STOP, name, "privilege", message, f"GRANT SELECT ON LARGE OBJECT ... TO {ident(reader)}, on each (pg_largeobject_metadata)"))
     if not replication:
         message = f"{reader} may not replicate: a move without downtime (change capture) would need it"
-        findings.append(Finding(INFO, name, "privilege", message, f"ALTER ROLE {ident(reader)} REPLICATION"))
+        findings.append(Finding(INFO, name, "privilege", message, "give that to another role, for that night only: CREATE ROLE ... LOGIN REPLICATION"))
     if foreign:
         message = f"{reader} does not own the tables: a fence on the monolith at a cutover would need a role that does"
         grant = f"GRANT {', '.join(map(ident, lent[:LISTED]))} TO another role" if lent == foreign else "give the tables to a role of the monolith's own"

@@ -14,6 +14,7 @@ from ..context import Context
 from ..errors import MigrationError
 from ..postgres import driver
 from ..sessions.store import Room, StoreOptions, open_store
+from . import excess_rights
 from .privileges import check_control, check_source, check_target
 from .servers import Server, check_servers, check_tls, check_tools, describe
 
@@ -112,6 +113,8 @@ def check(
     servers = {name: describe(connection, context.targets[name]) for name, connection in targets.items()}
     own = describe(control, context.control)
     findings = check_servers(described, servers, own, zoneless=_zoneless(source, context))
+    tables = sorted({name for target in context.plan.targets for part in target.parts for name in part.tables})
+    findings += excess_rights.check(source, context.source.name, context.source.schema, tables)
     findings += check_source(source, context.source.name) + check_capture(source, described) + activity(source, context.source.name)
     for name, connection in targets.items():
         mine = context.plan.of(name)
