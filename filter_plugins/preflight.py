@@ -57,7 +57,8 @@ def _line(item: Mapping[str, Any]) -> str:
 
 
 def _account(item: Mapping[str, Any]) -> str:
-    shares = " + ".join(f"{item[name]:,} {name}" for name in ("carried", "merged", "quarantined", "dropped") if item[name])
+    words = {name: name for name in ("carried", "merged", "quarantined", "dropped")} | {"unselected": "not selected by where"}
+    shares = " + ".join(f"{item[name]:,} {word}" for name, word in words.items() if item.get(name))
     return f"rows of {item['table']}: {item['rows']:,} = {shares or 0}"
 
 

@@ -24,13 +24,13 @@ from ..postgres import driver
 from ..state import ledger
 from ..state.exported_snapshot import NO_SUCH_SNAPSHOT, read_only_snapshot
 from . import source_catalog
-from .row_accounting import Account, Ask, Refused, account
+from .row_accounting import NOT_SELECTED, Account, Ask, Refused, account
 from .source_catalog import SourceCatalog
 
 APPLICATION_NAME = "edulink-migration accounting"
 SETTINGS = {"work_mem": "64MB", "max_parallel_workers_per_gather": "0"}  # joins whole tables, beside the copy
 _PAUSE = 1.0  # seconds between two looks at a pause
-SHARES = ("carried", "merged", "quarantined", "dropped")
+SHARES = {"carried": "carried", "merged": "merged", "quarantined": "quarantined", "dropped": "dropped", "unselected": NOT_SELECTED}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Balance:
         if not self.passed:
             return f"not every source row is accounted for: {'; '.join(self.lines[:3])}"
         sums = {name: sum(getattr(item, name) for item in self.accounts) for name in SHARES}
-        shares = " + ".join(f"{number:,} {name}" for name, number in sums.items() if number)
+        shares = " + ".join(f"{number:,} {SHARES[name]}" for name, number in sums.items() if number)
         lost = sum(item.rows for item in self.nulled)
         nulled = f"; {lost:,} of their references became NULL by policy" if lost else ""
         return f"every source row is accounted for: {sum(item.rows for item in self.accounts):,} = {shares or 0}{nulled}"
@@ -109,7 +109,7 @@ def count(ask: Ask, plan: Plan, source: SourceCatalog, refused: Refused) -> Coun
         expected[target.name] = 0
         for part in target.parts:
             keys = refused.get((target.name, part.name), ())
-            known = rows.get(part.table) if part.table is not None and not keys else None
+            known = rows.get(str(part.table)) if part.whole and not keys else None
             expected[target.name] += _count(ask, part, source.schema, keys) if known is None else known
     return Counts(accounts, expected, null_references.count(ask, plan, source.schema, refused))
 

@@ -4,8 +4,9 @@
 """What becomes of every row of every mapped source table: carried, merged, quarantined, or dropped by declaration.
 
 A row is carried where a part makes a row of its own from it, merged where it only contributes to rows that others make
-too (a group's permission, a content type), quarantined where all that it would make stays behind, and dropped where the mapping's
-SQL makes nothing of it. The four are counted apart from the rows, so that a sum that is not the rows is seen.
+too (a group's permission, a content type), quarantined where all that it would make stays behind, unselected where the `where` of its mapping
+leaves it out, and dropped where the mapping's query makes nothing of it. They are counted apart from the rows, so that a sum that is not the rows
+is seen.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ Ask = Callable[[str], list[tuple[Any, ...]]]  # a statement on the source: its r
 Refused = Mapping[tuple[str, str], Sequence[str]]  # (target, part): the source keys that are quarantined
 
 
+NOT_SELECTED = "not selected by where"
+
+
 @dataclass(frozen=True)
 class Account:
     """What becomes of the rows of one source table."""
@@ -36,18 +40,19 @@ class Account:
     merged: int
     quarantined: int
     dropped: int
+    unselected: int = 0
 
     @property
     def balanced(self) -> bool:
         """Return whether every row is accounted for, once."""
-        return self.carried + self.merged + self.quarantined + self.dropped == self.rows
+        return self.carried + self.merged + self.quarantined + self.dropped + self.unselected == self.rows
 
     @property
     def line(self) -> str:
         """Return the account in one line."""
         return (
             f"{self.table}: {self.rows} rows, but {self.carried} carried + {self.merged} merged + {self.quarantined} quarantined"
-            f" + {self.dropped} dropped"
+            f" + {self.dropped} dropped + {self.unselected} {NOT_SELECTED}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,15 +119,21 @@ def _share(part: Part, touch: Touch, keys: Sequence[str], source: SourceCatalog)
 
 
 def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: bool) -> Account:
-    own = [share for share in shares if share.part.table is not None] or [share for share in shares if share.own]
-    if own and all(share.part.table is not None and not share.refused for share in own):  # each row is there: nothing to look for
-        return Account(name, *ask(f"SELECT count(*), count(*), 0, 0, 0 FROM {qualified(schema, name)}")[0])
+    own = [share for share in shares if share.part.whole] or [share for share in shares if share.own]
+    table = qualified(schema, name)
+    if own and all(share.part.whole and not share.refused for share in own):  # each row is there: nothing to look for
+        return Account(name, *ask(f"SELECT count(*), count(*), 0, 0, 0 FROM {table}")[0])
+    selecting = any(share.part.where is not None for share in own)
+    if selecting and len(own) == len(shares) and not any(share.part.query or share.refused for share in own):  # the conditions say it all
+        chosen = " OR ".join(f"(\n{share.part.where}\n)" for share in own)
+        counts = ask(f"SELECT count(*), count(*) FILTER (WHERE {chosen}), 0, 0, 0, count(*) FILTER (WHERE ({chosen}) IS NOT TRUE) FROM {table}")
+        return Account(name, *counts[0])
     if own or not every:
-        looks = [share for share in own or shares if share.part.table is None and not share.refused]
+        looks = [share for share in own or shares if not share.part.whole and not share.refused]
         # Only a part with at least as many rows can have them all.
         share = max(looks, key=lambda share: share.expected(ask, schema)) if len(looks) > 1 else next(iter(looks), None)
         if share is not None:
-            rows, inside = ask(share.covering(schema, qualified(schema, name)))[0]
+            rows, inside = ask(share.covering(schema, table))[0]
             if rows == inside:
                 return Account(name, rows, rows, 0, 0, 0) if own else Account(name, rows, 0, rows, 0, 0)
     judging = own or shares
@@ -143,9 +154,10 @@ def _account(ask: Ask, schema: str, name: str, shares: Sequence[_Share], every: 
     statement = (
         f"SELECT count(*), count(*) FILTER (WHERE carried), count(*) FILTER (WHERE {joined}), count(*) FILTER (WHERE {behind}),"
         " count(*) FILTER (WHERE NOT (carried OR merged OR reached))"
-        f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {qualified(schema, name)} AS t{''.join(joins)}) AS each"
+        f" FROM (SELECT {carried} AS carried, {merged} AS merged, {reached} AS reached FROM {table} AS t{''.join(joins)}) AS each"
     )
-    return Account(name, *ask(statement)[0])
+    *found, left = ask(statement)[0]
+    return Account(name, *found, *((0, left) if selecting else (left, 0)))
 
 
 def check(accounts: Sequence[Account]) -> list[Finding]:

@@ -18,7 +18,7 @@ from ..plan.embedded_ids import WHOLE, whole_number
 from ..plan.model import Cell, Part, Plan, Policy, Target
 from ..plan.null_references import becomes_null
 from ..plan.predicates import Predicate, endless, replaced
-from ..postgres.quote import ident, literal, qualified
+from ..postgres.quote import ident, literal
 from . import casts, index_checks
 from .casts import Condition
 from .findings import INFO, STOP, WARN
@@ -355,7 +355,7 @@ def _parents(plan: Plan, target: Target, part: Part, schema: str, primary_keys: 
         key = primary_keys.get(table)
         if key is not None:
             result.append(
-                _parent(len(result), f"{qualified(schema, table)} AS src", f"src.{ident(key)}", f"src.{ident(column)}", None, column, part.label, table)
+                _parent(len(result), plan.rows_of(table, key, schema), f"src.{ident(key)}", f"src.{ident(column)}", None, column, part.label, table)
             )
     return tuple(result)
 

@@ -221,11 +221,16 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], i
         origins=tuple(sorted(origins(part.query, part.query_path or part.place).items())) if part.query is not None else (),
         identity=identity,
         keep=part.key.keep,
+        where=part.where,
     )
 
 
 def _reads(part: m.Part, cells: tuple[Cell, ...], mistakes: Mistakes) -> tuple[tuple[Read, ...], tuple[str, ...], tuple[str, ...]]:
-    used = dict.fromkeys([*part.key.columns, part.key.keep or "", part.chunk_by, *part.parents, *(name for cell in cells for name in cell.reads)])
+    where: tuple[str, ...] = ()
+    with mistakes:
+        where = read_expression(part.where, f"{part.where_place}: where") if part.where is not None else ()
+    named = [*part.key.columns, part.key.keep or "", part.chunk_by, *part.parents, *where]
+    used = dict.fromkeys([*named, *(name for cell in cells for name in cell.reads)])
     used.pop("", None)  # what is not named, or has a mistake
     if part.query is None:
         return tuple(Read((str(part.table),), name) for name in used), (str(part.table),), ()

@@ -68,7 +68,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a target table; `query` is None where the source is a table.
+    """One source of a target table; `query` is None where the source is a table, of which `where` may select rows.
 
     `unread` are target columns whose rule has a mistake (`*`: all of them).
     """
@@ -86,6 +86,8 @@ class Part:
     parents: dict[str, str] = field(default_factory=dict)
     counted: dict[str, str] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
+    where: str | None = None
+    where_place: str = ""
 
 
 @dataclass(frozen=True)

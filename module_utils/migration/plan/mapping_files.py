@@ -24,7 +24,7 @@ KEY_TYPES = ("integer", "text")
 KEEP_TYPES = ("text", "jsonb", "boolean", "smallint", "integer", "bigint", "numeric", "date", "timestamp without time zone", "uuid")
 RESERVED = ("pin", "chunks", "epochs", "controls", "id_map", "rejects")
 Source = tuple[str | None, str | None, str | None, tuple[Touch, ...]]  # table, query, the query's path, touches
-_PART_KEYS = ("source", "key", "columns", "dropped", "chunk_by", "parents", "counted")
+_PART_KEYS = ("source", "where", "key", "columns", "dropped", "chunk_by", "parents", "counted")
 
 
 def read_mappings(root: Path, services: tuple[str, ...], mistakes: Mistakes | None = None) -> Mappings:
@@ -105,7 +105,7 @@ def _mapping(service: str, path: Path, shown: str, mistakes: Mistakes) -> Mappin
 
 def _identity(path: Path, shown: str, services: tuple[str, ...], mistakes: Mistakes) -> Identity:
     root = read(path, shown)
-    found = root.only("an identity", ("source", "key", "database", "keep", "dropped", "chunk_by", "parents"), ("source", "key", "database"), mistakes)
+    found = root.only("an identity", ("source", "where", "key", "database", "keep", "dropped", "chunk_by", "parents"), ("source", "key", "database"), mistakes)
     database = root.part(found, "database").text("database")
     if database not in services:
         raise found["database"].fail(f"no target database is called {database!r}{suggest(database, services)}")
@@ -135,6 +135,11 @@ def _part(name: str, node: Node, folder: Path, shown: str, mistakes: Mistakes, i
     with mistakes:
         source = _source(node.part(found, "source"), folder, shown)
     table, query, query_path, touches = source
+    where = None
+    with mistakes:
+        where = found["where"].text("where") if "where" in found else None
+        if where is not None and query is not None:
+            raise found["where"].fail(f"'where' selects rows of a table; write the condition into {query_path}")
     key = Key((), (), identity, node.place)
     with mistakes:
         key = _key(node.part(found, "key"), identity, mistakes)
@@ -166,6 +171,8 @@ def _part(name: str, node: Node, folder: Path, shown: str, mistakes: Mistakes, i
         parents=_reasons(found, "parents", mistakes),
         counted=_reasons(found, "counted", mistakes),
         unread=frozenset(unread) if "columns" in found else frozenset((EVERY,)),
+        where=where if query is None else None,
+        where_place=found["where"].place if "where" in found else "",
     )
 
 

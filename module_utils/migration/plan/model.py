@@ -120,7 +120,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Part:
-    """One source of a target; `identity` are the columns of the target that tell its rows apart, `keep` the source's column that is their id."""
+    """One source of a target; `identity` are the columns of the target that tell its rows apart, `keep` the source's column that is their id.
+
+    `where` (SQL over the row) selects rows of a table; what it leaves out is in no source(), so nothing may refer to it.
+    """
 
     name: str
     path: str
@@ -143,6 +146,12 @@ class Part:
     identity: tuple[str, ...] = ()
     keep: str | None = None
     lookups: tuple[Lookup, ...] = ()
+    where: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether every row of a table is in the part."""
+        return self.table is not None and self.where is None
 
     def origins_of(self, column: str) -> tuple[tuple[str, str], ...]:
         """Return the (table, column) pairs whose values, and no others, a column of the source shows; none when it is computed."""
@@ -172,7 +181,8 @@ class Part:
 
     def _item(self, schema: str, column: str, predicate: Predicate | None) -> str:
         if self.query is None:
-            return f"{qualified(schema, str(self.table))} AS src"
+            table = f"{qualified(schema, str(self.table))} AS src"
+            return table if self.where is None else f"(SELECT * FROM {table} WHERE (\n{self.where}\n)) AS src"
         shadows = [
             f"{ident(touch.table)} AS NOT MATERIALIZED (SELECT * FROM {qualified(schema, touch.table)} WHERE {predicate(ident(touch.column))})"
             for touch in self.touches
@@ -327,6 +337,14 @@ class Plan:
     def of(self, service: str) -> tuple[Target, ...]:
         """Return the targets in one database."""
         return tuple(target for target in self.targets if target.service == service)
+
+    def rows_of(self, table: str, key: str, schema: str) -> str:
+        """Return the FROM item (alias src) with the keys of a table's rows: only those that are carried, where each mapping of it has a `where`."""
+        parts = [part for target in self.targets for part in target.parts if table in part.tables]
+        if not parts or any(part.where is None for part in parts):
+            return f"{qualified(schema, table)} AS src"
+        selects = dict.fromkeys(part.select_columns([f"src.{ident(key)}"], schema) for part in parts)
+        return f"({' UNION '.join(selects)}) AS src"
 
     def account(self, section: str) -> tuple[AccountTable, Target] | None:
         """Return a table that says who may log in and do what, or None when the mappings do not declare it."""

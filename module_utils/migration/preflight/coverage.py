@@ -121,7 +121,7 @@ def volatile_names(plan: Plan) -> dict[str, str]:
     found: dict[str, str] = {}
     for target in plan.targets:
         for part in target.parts:
-            for text in (part.query or "", *(cell.sql for cell in part.cells if not cell.is_id and not cell.constant)):
+            for text in (part.query or part.where or "", *(cell.sql for cell in part.cells if not cell.is_id and not cell.constant)):
                 for name in re.findall(r'([A-Za-z_][\w$]*|"[^"]+")\s*\(', text):
                     found.setdefault(name.strip('"') if name.startswith('"') else name.lower(), part.path)
     return found

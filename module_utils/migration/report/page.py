@@ -104,10 +104,10 @@ def _accounting(details: Mapping[str, Any]) -> str:
     listed = account["tables"] if isinstance(account, Mapping) else account  # preflight foretells, and has nothing to hold it against
     gaps = account["gaps"] if isinstance(account, Mapping) else []
     said = account["verdict"] if isinstance(account, Mapping) else "every source row will be accounted for"
-    names = ("rows", "carried", "merged", "quarantined", "dropped")
-    rows: list[list[Any]] = [[item["table"], *(item[name] for name in names)] for item in listed]
-    rows.append(["total", *(sum(item[name] for item in listed) for name in names)])
-    head = ("Source table", "Rows", "Carried", "Merged", "Quarantined", "Dropped by declaration")
+    names = ("rows", "carried", "merged", "quarantined", "dropped", "unselected")
+    rows: list[list[Any]] = [[item["table"], *(item.get(name, 0) for name in names)] for item in listed]
+    rows.append(["total", *(sum(item.get(name, 0) for item in listed) for name in names)])
+    head = ("Source table", "Rows", "Carried", "Merged", "Quarantined", "Dropped by declaration", "Not selected by where")
     return f"<h2>Source rows</h2><p>{escape(kind)}: {escape(said)}.</p>" + grid(head, rows, last_is_total=True) + (listing(gaps) if gaps else "")
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from ..plan import ids
 from ..plan.model import Plan
 from ..postgres import driver
-from ..postgres.quote import ident, qualified
-from .users import Find, Users, entity_of
+from ..postgres.quote import ident
+from .users import Find, Users, entity_of, rows_of
 
 
 def migrated(connections: Mapping[str, driver.Connection], plan: Plan) -> Find:
@@ -44,7 +44,7 @@ def foreseen(connection: driver.Connection, schema: str, plan: Plan, namespace: 
         if not found.source:  # a query mints it: what it yields is not known before
             return {}
         key, kept = ident(found.key), "NULL" if found.keep is None else f"{ident(found.keep)}::text"
-        statement = f"SELECT {key}::text, {kept} FROM {qualified(schema, found.source)} WHERE {key}::text = ANY (%s)"
+        statement = f"SELECT {key}::text, {kept} FROM {rows_of(plan, found, schema)} WHERE {key}::text = ANY (%s)"
         prefix = ids.prefix(namespace, entity)
         with driver.database_errors(found.source, "looking up the ids in sessions"):
             held = driver.rows(connection, statement, (list(keys),))

@@ -88,7 +88,7 @@ class ForeseenUsers(_WithIds):
         self._connection = connection
         found = entity_of(plan, entity)
         kept = "NULL" if found.keep is None else f"{ident(found.keep)}::uuid::text"
-        self._statement = f"SELECT {ident(found.key)}, password, {kept} FROM {qualified(schema, found.source)} WHERE {ident(found.key)} = ANY(%s)"
+        self._statement = f"SELECT {ident(found.key)}, password, {kept} FROM {rows_of(plan, found, schema)} WHERE {ident(found.key)} = ANY(%s)"
         self._prefix = ids.prefix(namespace, entity)
         self._place = found.source
 
@@ -99,6 +99,12 @@ class ForeseenUsers(_WithIds):
         with driver.database_errors(self._place, "looking up the sessions' users"):
             found = driver.rows(self._connection, self._statement, (list(numbers),))
         return {number: User(kept or str(ids.compute(self._prefix, [number])), password) for number, password, kept in found}
+
+
+def rows_of(plan: Plan, entity: Entity, schema: str) -> str:
+    """Return the FROM item of the rows that have an entity's ids, for a statement with parameters."""
+    home = next((part for target in plan.targets for part in target.parts if part.minted and part.entity == entity.name and part.table), None)
+    return home.source(schema).replace("%", "%%") if home is not None else qualified(schema, entity.source)
 
 
 def entity_of(plan: Plan, name: str, option: str = "sessions_users_entity") -> Entity:

@@ -250,15 +250,23 @@ def _rights(sides: Sides, declared: _Declared, known: Mapping[str, str], after_c
         ours = ownership.condition(targets[table], "own")
         made = f" WHERE {ours}" if after_cutover and ours != "false" else ""  # what a service gave itself is its own, where that can be told
         target = f"SELECT uuid_send(rights.user_id) AS k, rights.form AS r FROM ({statement}{made}) AS rights"
+        source += f" WHERE {_selected(targets[USERS], sides.schema)}"
         if aside:
             keys = literal("{" + ",".join(aside) + "}")
-            source += f" WHERE NOT EXISTS (SELECT FROM unnest({keys}::bigint[]) AS aside (id) WHERE aside.id = rights.user_id)"
+            source += f" AND NOT EXISTS (SELECT FROM unnest({keys}::bigint[]) AS aside (id) WHERE aside.id = rights.user_id)"
             hidden, looked_up = _user_id(targets[USERS].parts[0], "aside.id", sides.schema)
             hashed = f"SELECT {hidden} FROM unnest({keys}::bigint[]) AS aside (id){looked_up}"
             uuids = [row[0] for row in sides.source(f"SELECT encode(x.i, 'hex') FROM ({hashed}) AS x (i)", "naming quarantined users").result()[0]]
             target += f" WHERE NOT EXISTS (SELECT FROM unnest({literal('{' + ','.join(uuids) + '}')}::uuid[]) AS aside (id) WHERE aside.id = rights.user_id)"
         rights.append(_Right(name, targets[table].service, source, target, sides.estimate(targets[table])))
     return rights
+
+
+def _selected(users: Target, schema: str) -> str:
+    """Return the condition that a user (rights.user_id) is carried at all, and not left out by a `where` of the mapping."""
+    if any(part.where is None for part in users.parts):
+        return "true"
+    return " OR ".join(f"EXISTS (SELECT FROM {part.source(schema)} WHERE src.{ident(part.key[0])} = rights.user_id)" for part in users.parts).join("()")
 
 
 def _source(name: str, declared: _Declared, schema: str, known: Mapping[str, str]) -> str:

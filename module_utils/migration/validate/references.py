@@ -130,11 +130,12 @@ def _by_foreign_key(part: Part, cell: Cell, home: Part, foreign_keys: ForeignKey
 
     It does where the key is shown unchanged from columns that have a foreign key to that table's key, or from that key itself. Ids of other
     than integers are made of the key's text, and a foreign key is content with what equals it (1.0 and 1.00, what a collation takes for the same).
+    Where a `where` selects the other table's rows, the referenced one may be left out.
     """
-    if home.table is None or len(cell.reads) != 1 or cell.key != f"src.{ident(cell.reads[0])}":
+    if not home.whole or len(cell.reads) != 1 or cell.key != f"src.{ident(cell.reads[0])}":
         return False
     shown = part.origins_of(cell.reads[0])
-    key = (home.table, home.key[0])
+    key = (str(home.table), home.key[0])
     return bool(shown) and all(origin == key or (home.key_types[0] == "integer" and (*origin, *key) in foreign_keys) for origin in shown)
 
 

@@ -171,7 +171,7 @@ class Scanner:
     def _source_pieces(self, target: Target, rejects: Rejects, shared: bool) -> Iterator[Piece]:
         schema = self._sides.schema
         for part in target.parts:
-            blocks, rows = self._sides.source_size(part.table) if part.table in self._plain else (0, 0.0)
+            blocks, rows = self._sides.source_size(str(part.table)) if part.whole and part.table in self._plain else (0, 0.0)  # a where hides the ctid
             predicates: Sequence[Predicate | None] = [range_of(*low_high) for low_high in self.ranges[target.name, part.name]]
             # Its pages in their order: an index would send the reader to and fro. Parallel workers share an index' range, not a range of pages.
             if blocks and not shared:
