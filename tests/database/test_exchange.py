@@ -36,7 +36,7 @@ def client(migrated: Walk) -> Iterator[Endpoint]:
     """The service's own way into auth_service: a role that the migration's role is no member of."""
     endpoint = migrated.context.targets["auth_service"]
     role = f"app_{endpoint.dbname}"
-    ask(migrated.superuser, f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'app'")
+    ask(migrated.superuser, f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'app'; GRANT CONNECT ON DATABASE {endpoint.dbname} TO {role}")
     inside = migrated.service("auth_service")
     ask(inside, f"GRANT USAGE ON SCHEMA auth_service TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA auth_service TO {role}")
     yield replace(endpoint, user=role, password="app", session_role=None)

@@ -106,7 +106,7 @@ def params(hosts: dict[str, Endpoint]) -> Params:
     plan = Plan(targets=(), entities=(), contracts=(("one", contract.to_dict()),), fingerprint=ids.fingerprint(NAMESPACE))
     given = {name: option(endpoint, name) for name, endpoint in hosts.items()}
     connections = {"source": given["monolith"], "targets": [given["one"], given["two"]], "control": given["control"], "namespace": NAMESPACE}
-    return Params(plan=plan.to_dict(), connections=connections, jobs=1, service="one", state="present")
+    return Params(plan=plan.to_dict(), connections=connections, jobs=1, service="one", state="present", store={"hosts": []})
 
 
 def option(endpoint: Endpoint, name: str) -> dict[str, Any]:

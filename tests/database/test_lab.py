@@ -59,6 +59,7 @@ def test_the_life_of_a_lab(options: lab.Options, tmp_path: Path) -> None:
     reader = endpoint(options, "monolith", "edulink", "migration_reader")
     connection = connect(reader, application_name="tests", readonly=True)
     assert scalar(connection, "SELECT count(*) FROM auth_user") == 60
+    connection.rollback()
     connection.autocommit = True
     assert excess_rights.check(connection, "monolith", "public", ["auth_user", "users_profile"]) == []
     connection.close()

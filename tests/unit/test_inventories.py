@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,20 @@ def test_the_example_of_one_machine_has_all_databases_on_one_server_and_works_th
     assert all(hosts[host]["ansible_connection"] == "local" for host in (*databases, *listed["runners"]["hosts"]))
     playbook = command("ansible-playbook", "-i", "inventories/one_machine", "playbooks/check_mappings.yml", folder=tmp_path)
     assert playbook.returncode == 0, playbook.stdout + playbook.stderr
+
+
+@pytest.mark.parametrize("environment", [*ENVIRONMENTS, "one_machine"])
+def test_no_two_databases_of_an_example_have_one_login(environment: str) -> None:
+    """Code in a service's database could act as its login: in a database where that login is nobody it gains nothing."""
+    hosts = [yaml.safe_load(path.read_text()) for path in sorted((PROJECT / "inventories" / environment / "host_vars").glob("*/main.yml"))]
+    logins = {host["login_user"]: host for host in hosts}
+    assert len(logins) == len(hosts) == 4
+    owners = [host["session_role"] for host in hosts if "session_role" in host]
+    assert len(set(owners)) == len(owners) == 2
+    said = [(PROJECT / page).read_text() for page in ("README.md", "docs/privileges.md")]
+    assert all(f"CREATE ROLE {login} LOGIN" in said[0] for login in logins)
+    granted = [set(roles.split(", ")) & set(owners) for page in said for roles in re.findall(r"^ *GRANT ([a-z_, ]+) TO \w+;", page, re.MULTILINE)]
+    assert max(map(len, granted)) == 1
 
 
 @pytest.mark.parametrize("environment", [*ENVIRONMENTS, "one_machine"])

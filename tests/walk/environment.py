@@ -1,7 +1,10 @@
 # Copyright (c) 2026, the Edulink migration project
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two servers as a company has them: a read-only role on the monolith's, an ordinary role that makes databases on the services'."""
+"""Two servers as a company has them: a read-only role on the monolith's; on the services' a login for each service and one for the records.
+
+None of these logins is a member of two owners, none can connect to another's database, and so no story needs that.
+"""
 
 from __future__ import annotations
 
@@ -138,30 +141,36 @@ def build(source: PostgresServer, target: PostgresServer, plan: Plan, root: Path
     """Make an environment with names of its own."""
     mark = secrets.token_hex(3)
     password = secrets.token_urlsafe(18)
-    reader, migrator, monolith = f"reader_{mark}", f"migrator_{mark}", f"monolith_{mark}"
+    reader, recorder, monolith = f"reader_{mark}", f"recorder_{mark}", f"monolith_{mark}"
     ask(source.endpoint(), f"CREATE ROLE {ident(reader)} LOGIN PASSWORD {literal(password)}")
     ask(source.endpoint(), f"CREATE DATABASE {ident(monolith)} TEMPLATE template0")
     fill(source.endpoint(monolith), USERS, 5)
     for kind in ("TABLES", "SEQUENCES"):
         ask(source.endpoint(monolith), f"GRANT SELECT ON ALL {kind} IN SCHEMA public TO {ident(reader)}")
-    ask(target.endpoint(), f"CREATE ROLE {ident(migrator)} LOGIN CREATEDB PASSWORD {literal(password)}")
-    ask(target.endpoint(), f"GRANT pg_signal_backend, pg_monitor TO {ident(migrator)}")
+    ask(target.endpoint(), f"CREATE ROLE {ident(recorder)} LOGIN CREATEDB PASSWORD {literal(password)}")
     targets = {}
     for service in SERVICES:
-        owner = f"{service}_{mark}"
+        owner, migrator = f"{service}_{mark}", f"{service}_migrator_{mark}"
         ask(target.endpoint(), f"CREATE ROLE {ident(owner)} NOLOGIN")
-        ask(target.endpoint(), f"GRANT {ident(owner)} TO {ident(migrator)}")
-        ask(target.endpoint(), f"CREATE DATABASE {ident(owner)} OWNER {ident(owner)} TEMPLATE template0")
+        ask(target.endpoint(), f"CREATE ROLE {ident(migrator)} LOGIN CREATEDB PASSWORD {literal(password)}")
+        ask(target.endpoint(), f"GRANT {ident(owner)}, pg_signal_backend, pg_monitor TO {ident(migrator)}")
+        _database(target, owner, owner)
         targets[service] = replace(target.endpoint(owner, user=migrator, password=password, session_role=owner), name=service)
-    ask(target.endpoint(), f"CREATE DATABASE {ident('control_' + mark)} OWNER {ident(migrator)} TEMPLATE template0")
+    _database(target, f"control_{mark}", recorder)
     context = Context(
         plan=plan,
         source=replace(source.endpoint(monolith, user=reader, password=password), name="monolith"),
         targets=targets,
-        control=replace(target.endpoint(f"control_{mark}", user=migrator, password=password), name="migration_control"),
+        control=replace(target.endpoint(f"control_{mark}", user=recorder, password=password), name="migration_control"),
         namespace=NAMESPACE,
     )
     return Walk(context, root, str(target.bin_dir), source.endpoint(monolith), target.endpoint())
+
+
+def _database(server: PostgresServer, name: str, owner: str) -> None:
+    """Make a database that nobody but its owner's members can connect to."""
+    ask(server.endpoint(), f"CREATE DATABASE {ident(name)} OWNER {ident(owner)} TEMPLATE template0")
+    ask(server.endpoint(), f"REVOKE CONNECT, TEMPORARY ON DATABASE {ident(name)} FROM PUBLIC")
 
 
 def remove(walk: Walk) -> None:
