@@ -43,7 +43,6 @@ parts:
     "tags": """
 source: tag
 key: {from: [note_id, word], type: [integer, text]}
-chunk_by: note_id
 columns: {note_id: {from: note_id, map: notes}, word: word}
 """,
 }
@@ -74,7 +73,9 @@ def test_a_parent_that_where_leaves_out_is_missing_like_any_other(world: Context
 
 
 def test_selected_rows_are_carried_and_the_others_counted(world: Context) -> None:
-    assert stops(world) == []
+    found = look(world).findings
+    assert [item.message for item in found if item.level == "stop" and not item.place.startswith("runner ")] == []
+    assert [(item.level, item.column) for item in found if item.rule == "chunks"] == [("info", "note_id")]
     make_tables(world)
     balance = carry(world).balance
     accounts = {item.table: (item.rows, item.carried, item.quarantined, item.dropped, item.unselected) for item in balance.accounts}
@@ -123,6 +124,28 @@ def test_a_row_that_is_selected_no_more_is_an_excess_row_and_what_refers_to_it_h
 def test_a_where_that_is_no_condition_on_the_row_is_refused(tmp_path: Path, where: str, fault: str) -> None:
     with pytest.raises(MigrationError, match=fault):
         plan(tmp_path, people=f"source: person\nwhere: {where}\nkey: {{from: id, mints: people}}\ncolumns: {{email: email}}\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "chosen"),
+    [
+        ("tag", "{from: [word, note_id], type: [text, integer]}", "note_id"),
+        ("tag", "{from: [word, note_id], type: [text, text]}", ""),
+        ("{query: tags.sql, refresh: {tag: note_id}}", "{from: [number, note_id], type: [integer, integer]}", "note_id"),
+        ("{query: tags.sql, refresh: {tag: {note_id: word}}}", "{from: [note_id, number], type: [integer, integer]}", ""),
+    ],
+)
+def test_chunks_are_cut_by_the_first_integer_column_of_the_key_that_can_be_walked(tmp_path: Path, source: str, key: str, chosen: str) -> None:
+    (tmp_path / "mappings" / "office").mkdir(parents=True)
+    (tmp_path / "mappings" / "office" / "tags.sql").write_text("SELECT note_id, word, 1 AS number FROM tag")
+    text = f"source: {source}\nkey: {key}\ncolumns: {{note_id: {{from: note_id, map: notes}}, word: word}}\n"
+    if chosen:
+        (part,) = next(target for target in plan(tmp_path, tags=text).targets if target.table == "tags").parts
+        assert part.chunk_by == chosen
+    else:
+        wanted = "'refresh' ties to a table" if "query" in source else "an indexed column with many values"
+        with pytest.raises(MigrationError, match=rf"tags\.yml:1: .*no integer column of the key can cut it into chunks; write chunk_by: with .*{wanted}"):
+            plan(tmp_path, tags=text)
 
 
 def test_a_query_has_its_condition_in_itself(tmp_path: Path) -> None:

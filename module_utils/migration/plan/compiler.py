@@ -222,6 +222,7 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], i
         identity=identity,
         keep=part.key.keep,
         where=part.where,
+        cut_by_default=part.cut_by_default,
     )
 
 

@@ -88,6 +88,7 @@ class Part:
     unread: frozenset[str] = frozenset()
     where: str | None = None
     where_place: str = ""
+    cut_by_default: bool = False  # nobody wrote chunk_by
 
 
 @dataclass(frozen=True)

@@ -143,12 +143,12 @@ def _part(name: str, node: Node, folder: Path, shown: str, mistakes: Mistakes, i
     key = Key((), (), identity, node.place)
     with mistakes:
         key = _key(node.part(found, "key"), identity, mistakes)
-    chunk_by = key.columns[0] if len(key.columns) == 1 and query is None else ""
+    chunk_by, plain = "", len(key.columns) == 1 and query is None
     with mistakes:
-        if "chunk_by" in found:
-            chunk_by = found["chunk_by"].text("chunk_by")
-        elif not chunk_by and key.columns:
-            raise node.fail(f"{what}: a composite or joined source names 'chunk_by', the column its chunks are cut by")
+        chunk_by = found["chunk_by"].text("chunk_by") if "chunk_by" in found else key.columns[0] if plain else _chunk_by(key, query, touches)
+        if not chunk_by and key.columns:
+            wanted = "a column of the result that 'refresh' ties to a table" if query is not None else "an indexed column with many values"
+            raise node.fail(f"{what}: no integer column of the key can cut it into chunks; write chunk_by: with {wanted}")
     columns: list[Column] = []
     unread: set[str] = set()
     with mistakes:
@@ -173,7 +173,15 @@ def _part(name: str, node: Node, folder: Path, shown: str, mistakes: Mistakes, i
         unread=frozenset(unread) if "columns" in found else frozenset((EVERY,)),
         where=where if query is None else None,
         where_place=found["where"].place if "where" in found else "",
+        cut_by_default="chunk_by" not in found and not plain,
     )
+
+
+def _chunk_by(key: Key, query: str | None, touches: tuple[Touch, ...]) -> str:
+    """Return the first integer column of a key by which chunks can be cut: in a query one that a table can be walked along; "" where none is."""
+    tied = {touch.result for touch in touches}
+    fitting = (name for name, kind in zip(key.columns, key.types, strict=True) if kind == "integer" and (query is None or name in tied))
+    return next(fitting, "")
 
 
 def _reasons(found: dict[str, Node], key: str, mistakes: Mistakes) -> dict[str, str]:

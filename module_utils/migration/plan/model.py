@@ -147,6 +147,7 @@ class Part:
     keep: str | None = None
     lookups: tuple[Lookup, ...] = ()
     where: str | None = None
+    cut_by_default: bool = False
 
     @property
     def whole(self) -> bool:

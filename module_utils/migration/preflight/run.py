@@ -26,7 +26,7 @@ from ..state import control as records
 from ..state.gates import PREFLIGHT
 from ..state.limits import Limits
 from ..throttle.pacer import Impatient, Pace
-from . import collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types, snapshot_trial
+from . import chunk_columns, collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types, snapshot_trial
 from .readiness import require_reachable
 from .servers import check_tls as servers_tls
 
@@ -118,6 +118,7 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
         elsewhere = coverage.check_database(context.plan, catalog, context.source.name, context.source.dbname)
         findings += elsewhere or coverage.check(context.plan, catalog)
         findings += coverage.check_references(context.plan)
+        findings += chunk_columns.check(source, context.plan, catalog)
         findings += server_types.check(source, targets, context.plan)
         findings += drift.check(context, targets, GENTLE)
         findings += dependencies.check(context.plan, catalog, dependencies.count_unknown(source, context.plan, catalog))

@@ -59,16 +59,16 @@ def plan_chunks(source: driver.Connection, schema: str, unit: Unit, size: int, m
     """Return the chunks of one unit, without numbers; `source` is in the snapshot that will be read."""
     part = unit.part
     total = estimate(source, part.source(schema))
-    walked = _walked(part)
-    if not walked:
+    along = walked(part)
+    if not along:
         return [_chunk(unit, None, None, total, mode)]  # no table says where to cut
     if total < size and not _larger_than(source, part.source(schema), size):
         return [_chunk(unit, None, None, total, mode)]
     if part.query is None:
-        bounds = _bounds(source, schema, [(*walked[0], size)])
+        bounds = _bounds(source, schema, [(*along[0], size)])
         share = max(1, total // (len(bounds) + 1))
         return [_chunk(unit, low, high, share, mode) for low, high in _ranges(bounds)]
-    known = {tied: max(1, estimate(source, f"{qualified(schema, tied[0])} AS src")) for tied in walked}
+    known = {tied: max(1, estimate(source, f"{qualified(schema, tied[0])} AS src")) for tied in along}
     if total < size:  # which has just been seen to be wrong
         total = max(size, *known.values())
     steps = {
@@ -110,7 +110,7 @@ def _chunk(unit: Unit, low: str | None, high: str | None, rows: int, mode: str) 
     return Chunk(0, unit.target.name, unit.part.name, low, high, low is None, rows, mode)
 
 
-def _walked(part: Part) -> list[tuple[str, str]]:
+def walked(part: Part) -> list[tuple[str, str]]:
     """Return the tables, each with the column, along which the part is walked."""
     if part.query is None:
         return [(str(part.table), part.chunk_by)]
@@ -126,7 +126,7 @@ def _bounds(source: driver.Connection, schema: str, walks: Sequence[tuple[str, s
 def _walk(source: driver.Connection, relation: str, column: str, step: int) -> str:
     """Return the query for every step-th value of a column."""
     name = ident(column)
-    if _indexed(source, relation, column):
+    if indexed(source, relation, column):
         return (
             f"WITH RECURSIVE walk(k) AS ((SELECT {name} FROM {relation} WHERE {name} IS NOT NULL ORDER BY {name} OFFSET {step} LIMIT 1)"
             f" UNION ALL SELECT (SELECT t.{name} FROM {relation} AS t WHERE t.{name} > walk.k ORDER BY t.{name} OFFSET {step - 1} LIMIT 1)"
@@ -138,7 +138,8 @@ def _walk(source: driver.Connection, relation: str, column: str, step: int) -> s
     )
 
 
-def _indexed(source: driver.Connection, relation: str, column: str) -> bool:
+def indexed(source: driver.Connection, relation: str, column: str) -> bool:
+    """Tell whether a table has an index that begins with the column."""
     return bool(
         driver.scalar(
             source,
