@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.migration.embedded.server import PostgresServer
+from ansible.module_utils.migration.postgres import driver
 from ansible.module_utils.migration.postgres.driver import Endpoint, connect
 from ansible.module_utils.migration.validate import test_logins
 
@@ -81,3 +84,37 @@ def test_what_is_no_hash_of_django_is_told_with_its_count_and_shows_nothing(worl
     assert found.unknown == ("acme_sha (10)", "sha1 (1)", "unknown (4)")
     said = json.dumps(found.to_dict()) + found.verdict + "".join(found.lines)
     assert not any(word in said for word in ("secret", "hidden", "hush", "PlainText", "salt"))
+
+
+def test_user_names_and_passwords_stand_in_no_statement_that_the_server_logs(postgres: PostgresServer, world: w.World) -> None:
+    names = [f"sécret name {number} '\\\"%s" + "x" * 60 for number in range(60)]  # more than one setting holds
+    give(world, {name: f"md5$salt${hashlib.md5(f'salt{PASSWORD}'.encode()).hexdigest()}" for name in names})
+    settings = {"log_statement": "all", "log_min_duration_statement": "0", "log_parameter_max_length": "-1", "log_connections": "on"}
+    server = connect(postgres.endpoint(), application_name="tests", autocommit=True)
+    try:
+        for name, value in settings.items():
+            driver.rows(server, f"ALTER SYSTEM SET {name} = '{value}'")
+        driver.rows(server, "SELECT pg_reload_conf()")
+        begin = postgres.log.stat().st_size
+        found = test_logins.check(world.context, [(name, PASSWORD) for name in [*names, "no such " + names[0], "y" * 5000]])
+        logged = postgres.log.read_bytes()[begin:].decode(errors="replace")
+    finally:
+        for name in settings:
+            driver.rows(server, f"ALTER SYSTEM RESET {name}")
+        driver.rows(server, "SELECT pg_reload_conf()")
+        server.close()
+    assert [place for place, _ in found.failed] == [61, 62], found.lines
+    assert logged.count("json_array_elements_text") >= 2, "the statements are logged, in several sessions"
+    for name in (*names, PASSWORD, "yyyyyyyy"):
+        packed = base64.b64encode(name.encode()).decode()[:24]
+        assert not any(word in logged for word in (name[:12], name[-80:], packed, PASSWORD)), name
+    assert "xxxxxxxx" not in logged
+
+
+def test_a_user_name_is_compared_as_its_column_compares(world: w.World) -> None:
+    target = connect(world.targets["auth_service"], application_name="tests", autocommit=True)
+    driver.rows(target, "ALTER TABLE auth_service.users ALTER COLUMN username TYPE character(200)")  # `character` alone would be one letter
+    target.close()
+    give(world, {"Admin": f"md5$salt${hashlib.md5(f'salt{PASSWORD}'.encode()).hexdigest()}"})
+    assert test_logins.check(world.context, [("Admin", PASSWORD), ("Admin  ", PASSWORD)]).passed
+    assert not test_logins.check(world.context, [("A", PASSWORD)]).passed

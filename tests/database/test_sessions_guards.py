@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
+import hmac
 import json
 import multiprocessing
 import os
 import signal
 import tempfile
 import time
+import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -28,14 +32,14 @@ from ansible.module_utils.migration.sessions import lua, signing
 from ansible.module_utils.migration.sessions.cache_layout import Layout
 from ansible.module_utils.migration.sessions.key_set import Seen
 from ansible.module_utils.migration.sessions.ledger import Item, Ledger
-from ansible.module_utils.migration.sessions.rewrite import _number
+from ansible.module_utils.migration.sessions.rewrite import Rewriter, _number
 from ansible.module_utils.migration.sessions.store import Room, open_store
-from ansible.module_utils.migration.sessions.tally import Rules, Size
+from ansible.module_utils.migration.sessions.tally import Rules, Size, Tally
 from ansible.module_utils.migration.state import control
 from ansible.modules import migration_sessions as module
 
 from tests.mutation.world import NAMESPACE, SERVICES, read_plan
-from tests.sessions_world import BACKEND, DJANGO, PASSWORD, SECRET, TABLE, World, logged_in, sessions_world
+from tests.sessions_world import BACKEND, DJANGO, PASSWORD, SECRET, TABLE, KnownUsers, World, logged_in, sessions_world
 
 TARGET = (
     "CREATE SCHEMA auth_service",
@@ -103,6 +107,74 @@ def test_every_kind_of_row_is_counted_and_no_key_is_told(world: World) -> None:
     assert len(names) > 12
     assert not [name for name in names if name in told]
     assert world.remove()["removed"] == 14
+
+
+def insert_all(world: World, sessions: dict[str, str]) -> None:
+    statement = "INSERT INTO django_session SELECT name, data, now() + interval '1 hour' FROM unnest(%s::text[], %s::text[]) AS given (name, data)"
+    world.execute(statement, list(sessions), list(sessions.values()))
+
+
+def signed(payload: bytes, *, packed: bool = True) -> str:
+    """Return a payload with the monolith's own signature."""
+    text = base64.urlsafe_b64encode(zlib.compress(payload, 9) if packed else payload).rstrip(b"=").decode()
+    data = f"{'.' * packed}{text}:{signing.STAMP}"
+    made = hmac.digest(signing.derive(signing.SESSION_SALT + "signer", SECRET), data.encode(), "sha256")
+    return f"{data}:{base64.urlsafe_b64encode(made).rstrip(b'=').decode()}"
+
+
+def test_what_unpacks_to_too_much_is_counted_and_never_held(world: World) -> None:
+    most = signing.MOST_DECODED
+    odd = {
+        "bomb": signed(b" " * (80 << 20) + b"{}"),
+        "a byte too many": signed(b"{}".rjust(most + 1)),
+        "plain": signed(b"{}".rjust(most + 1), packed=False),
+        "long text": "A" * (signing.MOST_TEXT + 1),
+        "long colons": ":" * (signing.MOST_TEXT + 1),
+        "cut": signed(b"{}")[:9] + signed(b"{}")[9:].replace(":", "A:", 1),
+    }
+    insert_all(world, odd)
+    insert(world, "just fits", signed(b"{}".rjust(most)), "now() + interval '1 hour'")
+    insert(world, "legacy", signing.encode_legacy({"cart": "x" * most}, SECRET), "now() + interval '1 hour'")
+    deep = b'{"%s": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    insert(world, "deep", signed(deep % b"cart"), "now() + interval '1 hour'")
+    insert(world, "digits", signed(b'{"cart": ' + b"9" * 100_000 + b"}"), "now() + interval '1 hour'")
+    tracemalloc.start()
+    try:
+        result = world.carry(write=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.rejected == {"forged": 1, "too_large": 6, "undecodable": 2}
+    assert result.carried == 1
+    assert peak < 30 << 20, f"{peak >> 20} MiB"
+
+
+def test_sessions_that_are_large_together_are_unpacked_in_parts() -> None:
+    each = signed(b"{}".rjust(signing.MOST_DECODED))
+    rewriter = Rewriter(KnownUsers(), DJANGO, Rules(SECRET), Tally(), write=False)
+    parts = list(rewriter.batches([(f"key {number}", each, 2**31) for number in range(12)] + [("bad", "words", 2**31)]))
+    assert len(parts) == 3, "a batch of ordinary sessions is one part"
+    assert sum(len(items) for items, _ in parts) == 12
+    assert [key for _, dropped in parts for key in dropped] == ["bad"]
+
+
+def test_what_is_nested_to_the_edge_of_what_can_be_read_stops_no_other(world: World) -> None:
+    odd = {}
+    for key in ("_auth_user_id", "_auth_user_hash", "_auth_user_backend", "cart"):
+        for depth in range(100, 1100, 50):
+            user = {**logged_in(1), key: "DEEP"}
+            raw = json.dumps(user).replace('"DEEP"', "[" * depth + "]" * depth).encode()
+            odd[f"{key} {depth}"] = signed(raw)
+    insert_all(world, odd)
+    result = world.carry(ids={"_auth_user_hash": "users", "cart": "users"})
+    assert result.live == 80 == result.carried + result.outdated + sum(result.rejected.values())
+    assert not {"", "["} & {name[:1] for name in result.rejected}
+    names = [f"shop.backends.B{number}" + "x" * 1000 for number in range(300)]
+    insert_all(world, {f"backend {number}": signing.encode({**logged_in(1), "_auth_user_backend": name}, SECRET) for number, name in enumerate(names)})
+    told = world.carry().backends
+    assert len(told) <= 101, "what sessions say is bounded where it is told"
+    assert max(map(len, told)) <= 200
+    assert sum(told.values()) >= 300
 
 
 def test_a_negative_id_is_an_id() -> None:

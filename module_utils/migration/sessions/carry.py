@@ -17,7 +17,7 @@ from . import lua
 from .key_set import Seen
 from .ledger import Ledger
 from .pipeline import consume, unindex
-from .signature_check import LIVE, require_genuine
+from .signature_check import DATA, LIVE, require_genuine
 from .store import Store
 from .tally import Result, Row, Rules, Size, Tally
 from .users import Users
@@ -159,7 +159,7 @@ def _batches(source: driver.Connection, table: str, size: int, place: str) -> It
     """Yield the live sessions through a server-side cursor, so that memory stays flat."""
     with driver.database_errors(place, "reading django_session"), source.cursor(name="sessions") as cursor:
         cursor.execute(
-            "SELECT session_key, session_data, floor(extract(epoch FROM least(expire_date, timestamptz '9999-12-31')))::bigint"
+            f"SELECT session_key, {DATA}, floor(extract(epoch FROM least(expire_date, timestamptz '9999-12-31')))::bigint"
             f" FROM {table} WHERE {LIVE}"
         )
         while rows := cursor.fetchmany(size):

@@ -23,10 +23,10 @@ def consume(batches: Iterable[Sequence[Row]], users: Users, ledger: Ledger, rule
     with ThreadPoolExecutor(1) as writer:  # the store works while the next batch is decoded
         pending: Future[None] | None = None
         for batch in batches:
-            items, dropped = rewriter.batch(batch)
-            if pending is not None:
-                pending.result()
-            pending = writer.submit(_store, ledger, rules, tally, items, dropped if begun else [], write)
+            for items, dropped in rewriter.batches(batch):
+                if pending is not None:
+                    pending.result()
+                pending = writer.submit(_store, ledger, rules, tally, items, dropped if begun else [], write)
         if pending is not None:
             pending.result()
 

@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .cache_layout import Layout, digest
 from .ledger import Item
 from .session_ids import Translator
-from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, decoder, encode
+from .signing import USER_BACKEND, USER_HASH, USER_ID, AuthHashes, Rejected, encode, load, unpacker
 from .tally import BACKEND, NO_USER, NOT_MIGRATED, OUTDATED, UNWRITABLE, Row, Rules, Tally
 from .users import Users
+
+UNPACKED_BYTES = 4 << 20  # of JSON held at a time, which may be twenty times as much in objects; ordinary sessions never come near
 
 
 class Rewriter:
@@ -23,25 +25,43 @@ class Rewriter:
         self._users, self._layout, self._rules, self._tally, self._write = users, layout, rules, tally, write
         self._rows = rows
         self._ids = Translator(rules.ids, users) if rules.ids else None
-        self._decode = decoder(rules.secrets, rules.salt)
+        self._unpack = unpacker(rules.secrets, rules.salt)
         service = self._service = rules.service_secret_key or rules.secret_key
         self._hashes = AuthHashes(rules.secrets, service)
         self._neutral = layout.engine == "neutral"
         # With one key for both, the hash stays what it is and the service judges it itself.
         self._renew = self._neutral or service != rules.secret_key or bool(rules.secret_key_fallbacks)
 
-    def batch(self, rows: Sequence[Row]) -> tuple[list[Item], list[str]]:
-        """Return what to store and the keys of what is left out."""
-        tally, decoded, dropped, numbers = self._tally, [], [], set()
-        passwords = self._renew
+    def batches(self, rows: Sequence[Row]) -> Iterator[tuple[list[Item], list[str]]]:
+        """Yield what to store and the keys of what is left out: all at once, or in parts where the sessions unpack to much."""
+        opened: list[tuple[str, bytes, int]] = []
+        dropped: list[str] = []
+        held = 0
         for session_key, data, expires in rows:
             try:
-                session = self._decode(data)
+                opened.append((session_key, raw := self._unpack(data), expires))
+            except Rejected as exc:
+                self._tally.leave(exc.reason, session_key)
+                dropped.append(session_key)
+                continue
+            held += len(raw)
+            if held > UNPACKED_BYTES:
+                yield self._batch(opened, dropped)
+                opened, dropped, held = [], [], 0
+        if opened or dropped:
+            yield self._batch(opened, dropped)
+
+    def _batch(self, opened: Sequence[tuple[str, bytes, int]], dropped: list[str]) -> tuple[list[Item], list[str]]:
+        tally, decoded, numbers = self._tally, [], set()
+        passwords = self._renew
+        for session_key, raw, expires in opened:
+            try:
+                session = load(raw)
                 number = _number(session)
                 if number is not None:
                     numbers.add(number)
                     # Django before 3.1 made the hash with SHA-1, which Django 4 no longer takes.
-                    passwords = passwords or len(str(session.get(USER_HASH, ""))) != 64
+                    passwords = passwords or len(_text(session.get(USER_HASH))) != 64
                 decoded.append((session_key, session, expires, number))
             except Rejected as exc:
                 tally.leave(exc.reason, session_key)
@@ -74,13 +94,13 @@ class Rewriter:
     def _rewrite(self, session: dict[str, Any], uuid: str, password: str | None) -> str | None:
         """Make a session the service's; return a reason when it cannot be."""
         rules = self._rules
-        backend = str(session.get(USER_BACKEND, ""))
+        backend = _text(session.get(USER_BACKEND))
         backend = rules.backends.get(backend, backend)
-        self._tally.backends[backend] += 1
+        self._tally.count_backend(backend)
         if rules.known_backends and backend not in rules.known_backends and not self._neutral:
             return BACKEND
         given = session.get(USER_HASH)
-        if self._renew or len(str(given or "")) != 64:
+        if self._renew or len(_text(given)) != 64:
             renewed = None if password is None else self._hashes.renew(given, password)
             if renewed is None:
                 return OUTDATED
@@ -90,12 +110,16 @@ class Rewriter:
         return None
 
 
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 def _number(session: Mapping[str, Any]) -> int | None:
     """Return the integer id of a session's user, None for an anonymous session."""
     value = session.get(USER_ID)
     if value is None:
         return None
-    text = str(value)
+    text = str(value) if isinstance(value, int | str) else ""  # a list may be nested as deep as writing it out fails
     digits = text.removeprefix("-")
     if isinstance(value, bool) or not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         raise Rejected(NO_USER)

@@ -87,8 +87,10 @@ def _each(value: Any) -> Iterator[Any]:
 
 def _text(value: Any) -> str | None:
     """Return an integer key as the id map writes it, None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
     text = str(value)
     digits = text.removeprefix("-")
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         return None
     return str(int(text))

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from ..errors import MigrationError
 from ..postgres import driver
 from .ledger import Ledger
-from .signing import FORGED, UNDECODABLE, Rejected, decoder
+from .signing import FORGED, MOST_TEXT, TOO_LARGE, UNDECODABLE, Rejected, decoder
 from .tally import Rules
 
+DATA = f"CASE WHEN octet_length(session_data) <= {MOST_TEXT} THEN session_data END"  # what is larger is counted and never read
 LIVE = "expire_date >= date_trunc('second', now()) + interval '1 second'"
 SAMPLE = 10_000  # of more than twice as many sessions about so many are looked at
 
@@ -31,7 +32,7 @@ def require_genuine(source: driver.Connection, table: str, place: str, ledger: L
             try:
                 decode(data)
             except Rejected as exc:
-                if exc.reason == UNDECODABLE:
+                if exc.reason in (UNDECODABLE, TOO_LARGE):
                     continue
                 verdicts.append((session_key, exc.reason == FORGED))
             else:
@@ -53,10 +54,10 @@ def require_genuine(source: driver.Connection, table: str, place: str, ledger: L
             )
 
 
-def _samples(source: driver.Connection, table: str, place: str, live: int, size: int) -> Iterator[list[tuple[str, str]]]:
+def _samples(source: driver.Connection, table: str, place: str, live: int, size: int) -> Iterator[list[tuple[str, str | None]]]:
     """Yield key and data of all live sessions, or of one in so many, chosen by the hash of its key."""
     step = max(1, live // SAMPLE)
     with driver.database_errors(place, "looking at the signatures in django_session"), source.cursor(name="signatures") as cursor:
-        cursor.execute(f"SELECT session_key, session_data FROM {table} WHERE {LIVE} AND hashtext(session_key) % {step} = 0")
+        cursor.execute(f"SELECT session_key, {DATA} FROM {table} WHERE {LIVE} AND hashtext(session_key) % {step} = 0")
         while rows := cursor.fetchmany(size):
             yield rows

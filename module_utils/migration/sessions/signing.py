@@ -4,7 +4,8 @@
 """Read and make what Django signs: the rows of django_session and the hash that ties a session to a password.
 
 Sources: django/core/signing.py, django/contrib/sessions/backends/base.py and django/contrib/auth/base_user.py of Django
-3.0 to 6.1. A payload is decoded only after its signature was found right, and nothing is ever unpickled.
+3.0 to 6.1. A payload is decoded only after its signature was found right, and nothing is ever unpickled. A right signature is no promise
+of a small session (a kilobyte may unpack to a megabyte), so what is unpacked has a bound, and so has the text that is looked at.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ USER_BACKEND = "_auth_user_backend"
 USER_HASH = "_auth_user_hash"
 SESSION_SALT = "django.contrib.sessions.SessionStore"
 STAMP = "1"  # the first second of 1970 in base62: no reader of sessions looks at it, and nobody else signs with it
+MOST_DECODED = 1 << 20  # bytes of JSON
+MOST_TEXT = 2 << 20  # characters of session_data: MOST_DECODED in base64 is a third more
 _AUTH_SALT = "django.contrib.auth.models.AbstractBaseUser.get_session_auth_hash"
 
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
 
 FORGED = "forged"  # no key that we were given made this signature
 UNDECODABLE = "undecodable"  # not the form of a session at all, or a right signature over something that is not one
+TOO_LARGE = "too_large"  # more than MOST_DECODED, or its text more than MOST_TEXT; it is not unpacked further
 PICKLED = "pickled"  # signed rightly, made by PickleSerializer
 
 
@@ -45,15 +49,23 @@ def derive(salt: str, secret: str, algorithm: str = "sha256") -> bytes:
     return hashlib.new(algorithm, salt.encode() + secret.encode()).digest()
 
 
-def decoder(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str], dict[str, Any]]:
-    """Return the function that checks and decodes a session_data; it raises Rejected."""
+def decoder(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str | None], dict[str, Any]]:
+    """Return the function that checks and decodes a session_data (None: one too large to be read); it raises Rejected."""
+    unpack = unpacker(secrets, salt)
+    return lambda data: load(unpack(data))
+
+
+def unpacker(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str | None], bytes]:
+    """Return the function that checks a session_data (None: one too large to be read) and returns its JSON; it raises Rejected."""
     keys = [derive(salt + "signer", secret) for secret in secrets]
     old_keys = [derive(_legacy_salt(salt), secret, "sha1") for secret in secrets]
 
-    def decode(data: str) -> dict[str, Any]:
+    def unpack(data: str | None) -> bytes:
+        if data is None or len(data) > MOST_TEXT:
+            raise Rejected(TOO_LARGE)
         signed, colon, signature = data.encode().rpartition(b":")
         if not colon:
-            return _decode_legacy(data, old_keys)
+            return _unpack_legacy(data, old_keys)
         for key in keys:
             made = binascii.b2a_base64(hmac.digest(key, signed, "sha256"), newline=False).translate(_TO_URL)
             if hmac.compare_digest(made[:43], signature):  # 32 bytes and one = of padding, which Django leaves out
@@ -62,12 +74,11 @@ def decoder(secrets: Sequence[str], salt: str = SESSION_SALT) -> Callable[[str],
             raise Rejected(FORGED)
         payload = signed.rpartition(b":")[0]
         try:
-            raw = zlib.decompress(_unbase64(payload[1:])) if payload[:1] == b"." else _unbase64(payload)
+            return _inflate(_unbase64(payload[1:])) if payload[:1] == b"." else _bounded(_unbase64(payload))
         except (binascii.Error, zlib.error, ValueError):
             raise Rejected(UNDECODABLE) from None
-        return _load(raw)
 
-    return decode
+    return unpack
 
 
 def encode(session: Mapping[str, Any], secret: str, *, stamp: str = STAMP, compress: bool = True, salt: str = SESSION_SALT) -> str:
@@ -117,7 +128,22 @@ def _legacy_salt(salt: str) -> str:
     return package + name
 
 
-def _decode_legacy(data: str, keys: Sequence[bytes]) -> dict[str, Any]:
+def _inflate(packed: bytes) -> bytes:
+    """Unpack what zlib packed, as far as MOST_DECODED."""
+    stream = zlib.decompressobj()
+    raw = _bounded(stream.decompress(packed, MOST_DECODED + 1))
+    if not stream.eof:
+        raise Rejected(UNDECODABLE)
+    return raw
+
+
+def _bounded(raw: bytes) -> bytes:
+    if len(raw) > MOST_DECODED:
+        raise Rejected(TOO_LARGE)
+    return raw
+
+
+def _unpack_legacy(data: str, keys: Sequence[bytes]) -> bytes:
     try:
         made, colon, raw = base64.b64decode(data, validate=True).partition(b":")
     except (binascii.Error, ValueError):
@@ -126,10 +152,11 @@ def _decode_legacy(data: str, keys: Sequence[bytes]) -> dict[str, Any]:
         raise Rejected(UNDECODABLE)
     if not any(hmac.compare_digest(hmac.digest(key, raw, "sha1").hex().encode(), made) for key in keys):
         raise Rejected(FORGED)
-    return _load(raw)
+    return _bounded(raw)
 
 
-def _load(raw: bytes) -> dict[str, Any]:
+def load(raw: bytes) -> dict[str, Any]:
+    """Return the session that JSON describes; Rejected where it is none, is nested too deep, or has a number of too many digits."""
     try:
         session = json.loads(raw.decode())
     except (ValueError, RecursionError):

@@ -20,9 +20,10 @@ NOT_MIGRATED = "not_migrated"
 NO_USER = "no_such_user_id"  # `_auth_user_id` is no integer
 BACKEND = "unknown_backend"
 UNWRITABLE = "unwritable"  # nested deeper than a serializer goes, or a number that neutral JSON does not have (NaN, Infinity)
+BACKENDS, BACKEND_LENGTH, OTHERS = 100, 200, "(others)"  # named with their counts, each up to so many characters; sessions may say anything
 NAMED = 20  # short hashes reported for each reason
 
-Row = tuple[str, str, int]  # session_key, session_data, the second of its end
+Row = tuple[str, str | None, int]  # session_key, session_data (None: too large to be read), the second of its end
 
 _CODES = {
     "unchanged": lua.UNCHANGED,
@@ -146,6 +147,11 @@ class Tally:
         named = self.examples.setdefault(reason, [])
         if len(named) < NAMED:
             named.append(short(session_key))
+
+    def count_backend(self, backend: str) -> None:
+        """Count a session's backend."""
+        name = backend[:BACKEND_LENGTH]
+        self.backends[name if name in self.backends or len(self.backends) < BACKENDS else OTHERS] += 1
 
     def add(self, other: Tally) -> None:
         """Add what another process counted."""

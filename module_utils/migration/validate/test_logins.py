@@ -3,21 +3,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Check that accounts whose passwords are known can still log in, by Django's own hashers, and which hashes there are.
 
-Only this reads password hashes; neither they nor the passwords leave this file.
+Only this reads password hashes; neither they nor the passwords leave this file. User names go to the server as a setting of the session,
+like the namespace: a statement would stand in its log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..context import Context
-from ..plan.accounts import FILE, USERS
+from ..plan.accounts import FILE, USERS, AccountTable
+from ..plan.model import Target
 from ..postgres import driver
 from ..postgres.quote import ident
 
 APPLICATION_NAME = "edulink-migration canaries"
+NAMES = "migration.test_logins"  # the setting that tells the server the user names
+NAMES_SIZE = 3000  # bytes of one setting: the server takes 10,000 bytes when a session begins
 UNDECLARED = f"{FILE} in the folder of the mappings names no table of users with a password"
 HASHERS = (
     "PBKDF2PasswordHasher",
@@ -41,6 +48,16 @@ FROM (
                 THEN left(password_hash, strpos(password_hash, '$') - 1) ELSE '?' END AS head, count(*) AS rows
     FROM (SELECT {password} AS password_hash FROM {users}) AS users GROUP BY 1
 ) AS each GROUP BY 1 ORDER BY 1
+"""
+# The user names of one session's setting with what is in the table; a name is compared as the type of its column compares (citext).
+_HASHES = f"""
+SELECT wanted.place::int, users.{{password}}, {{active}}
+FROM json_array_elements_text(convert_from(decode(current_setting('{NAMES}'), 'base64'), 'UTF8')::json) WITH ORDINALITY AS wanted (name, place)
+JOIN {{users}} AS users ON users.{{username}} = wanted.name::{{type}}
+"""
+_TYPE = """
+SELECT format_type(coalesce(nullif(t.typbasetype, 0), t.oid), -1) FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+WHERE a.attrelid = %s::regclass AND a.attname = %s
 """
 
 
@@ -106,20 +123,57 @@ def check(context: Context, accounts: Sequence[tuple[str, str]]) -> Canaries:
         return Canaries(len(accounts), (), unavailable=f"canaries not checked: {UNDECLARED}" if accounts else "", declared=False)
     table, users = found
     failed: list[tuple[int, str]] = []
-    connection = context.connect_target(users.service, APPLICATION_NAME, readonly=True, autocommit=True)
-    try:
-        with driver.database_errors(context.targets[users.service].place, "reading canaries' password hashes"):
-            for place, (username, secret) in enumerate(accounts, 1):
-                active = ident(str(table.column("active"))) if table.column("active") else "true"
-                select = f"SELECT {ident(password)}, {active} FROM {users.qualified} WHERE {ident(str(table.column('username')))} = ".replace("%", "%%")
-                why = _refusal(hashers, driver.rows(connection, f"{select}%s", (username,)), secret)
-                if why:
-                    failed.append((place, why))
-            counting, names = _formats(users.qualified, password), {"names": sorted({*KNOWN, *PAST}), "shared": SHARED}
-            formats = tuple((str(name), int(count)) for name, count in driver.rows(connection, counting, names))
-    finally:
-        connection.close()
+    for batch in _batches([username for username, _ in accounts]):
+        held = _hashes(context, users, table, password, [accounts[place][0] for place in batch])
+        for number, place in enumerate(batch, 1):
+            why = _refusal(hashers, held.get(number), accounts[place][1])
+            if why:
+                failed.append((place + 1, why))
+    with _reading(context, users.service, {}) as connection:
+        counting, names = _formats(users.qualified, password), {"names": sorted({*KNOWN, *PAST}), "shared": SHARED}
+        formats = tuple((str(name), int(count)) for name, count in driver.rows(connection, counting, names))
     return Canaries(len(accounts), tuple(failed), formats)
+
+
+@contextlib.contextmanager
+def _reading(context: Context, service: str, settings: dict[str, str]) -> Iterator[driver.Connection]:
+    with (
+        contextlib.closing(context.connect_target(service, APPLICATION_NAME, readonly=True, settings=settings, autocommit=True)) as connection,
+        driver.database_errors(context.targets[service].place, "reading canaries' password hashes"),
+    ):
+        yield connection
+
+
+def _packed(names: Sequence[str]) -> str:
+    return base64.b64encode(json.dumps(list(names), ensure_ascii=False).encode()).decode()
+
+
+def _batches(names: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the places of as many user names as one setting holds; one that is longer than that comes alone."""
+    batch: list[int] = []
+    for place in range(len(names)):
+        if batch and len(_packed([names[one] for one in [*batch, place]])) > NAMES_SIZE:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _hashes(context: Context, users: Target, table: AccountTable, password: str, names: Sequence[str]) -> dict[int, list[Any]]:
+    """Return the hash and whether the user is active, by the name's number from 1; a name that no setting holds is not looked up."""
+    packed, username, active = _packed(names), str(table.column("username")), table.column("active")
+    if len(packed) > NAMES_SIZE:
+        return {}
+    with _reading(context, users.service, {NAMES: packed}) as connection:
+        select = _HASHES.format(
+            users=users.qualified,
+            username=ident(username),
+            password=ident(password),
+            active=f"users.{ident(str(active))}" if active else "true",
+            type=driver.scalar(connection, _TYPE, (users.qualified, username)),
+        )
+        return {place: found for place, *found in reversed(driver.rows(connection, select))}
 
 
 def _formats(users: str, password: str) -> str:
@@ -138,11 +192,11 @@ def django_hashers() -> Any:
     return hashers
 
 
-def _refusal(hashers: Any, found: Sequence[tuple[Any, ...]], password: str) -> str:
+def _refusal(hashers: Any, found: Sequence[Any] | None, password: str) -> str:
     """Return why an account could not log in, or ''."""
     if not found:
         return "no such user in the target"
-    encoded, active = found[0]
+    encoded, active = found
     if not active:
         return "the user is not active"
     if not encoded:
