@@ -20,7 +20,10 @@ def preflight_lines(report: Mapping[str, Any], most: int = 60) -> list[str]:
         lines.append(f"... and {len(findings) - most} more in preflight.json")
     rows = [item["rows"] for item in report["rows"]]
     lines.append(f"{sum(rows):,} rows of {len(rows)} sources checked in {sum(report['seconds'].values()):.1f} s")
-    lines += [_account(item) for item in report.get("accounting", [])]
+    accounts = report.get("accounting", [])
+    lines += [_account(item) for item in accounts[:most]]
+    if len(accounts) > most:
+        lines.append(f"... and {len(accounts) - most} more source tables in preflight.json")
     for phase in report.get("estimates", {}).get("phases", []):
         lines.append(f"estimate: {phase['phase']:<10} {phase['minutes']:8.1f} min   {phase['what']}")
     lines.append(", ".join(f"{sum(item['level'] == level for item in findings)} {level}" for level in _LEVELS))

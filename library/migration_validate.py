@@ -49,8 +49,8 @@ options:
     default: 2
   findings_kept:
     description:
-      - How many findings are kept with their keys and columns; all are counted. Each table has its share. Memory grows with this number, not
-        with the differences.
+      - How many findings are kept with their keys and columns, 50000 at most; all are counted. Each table has its share. Memory grows with
+        this number, not with the differences. To see more of one table name it alone in O(tables).
     type: int
     default: 10000
   service_rows:
@@ -195,6 +195,7 @@ from ..module_utils.migration.validate import run as validate
 
 KIND, PIECE = "validate", "validate_piece"
 LINES = 20
+MOST_KEPT = 50_000  # findings: each is held by the runner and the controller, and stands in the record and in validation.json
 Check = authorization.Equivalence | Balance | test_logins.Canaries | latency.Baseline | release.Release | sequences.Sequences
 NOTHING = {"command": "", "why": ""}  # Ansible resolves the words of an assertion that holds, too
 COUNTED_BESIDE = ("accounting",)  # while the rows were read
@@ -207,6 +208,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     context = Context.from_params(params, module.check_mode)
     if params["workers"] < 1 or min(params[name] for name in ("parallel_workers", "settle_attempts", "settle_seconds", "findings_kept")) < 0:
         raise MigrationError("validate: workers must be 1 or more; parallel_workers, settle_attempts, settle_seconds and findings_kept 0 or more")
+    if params["findings_kept"] > MOST_KEPT:
+        raise MigrationError(
+            f"validate: validate_findings_kept is {params['findings_kept']:,}, and {MOST_KEPT:,} are the most that are kept (all are counted);"
+            " to see more of one table name it alone in validate_tables"
+        )
     if module.check_mode:
         return _foreseen(context, params)
     records = control.connect(context.control)
@@ -261,6 +267,7 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
             lambda piece: control.record(records, PIECE, "read", asdict(piece), migration=live, plan_digest=context.plan.digest),
         ),
     )
+    loose = [item.line for item in found.references if item.dangling]
     validation = {
         **found.to_dict(),
         "run_id": live.run_id,
@@ -268,7 +275,7 @@ def _validate(context: Context, params: dict[str, Any], live: Migration, records
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "complete": params["tables"] is None,
         "rows_of_services": "apart" if options.after_cutover else "difference",
-        "lines": first([finding.line for finding in found.findings], found.differences) + [item.line for item in found.references if item.dangling],
+        "lines": first([finding.line for finding in found.findings[:LINES]], found.differences, len(found.findings)) + first(loose, len(loose)),
     }
     balance = found.balance
     if balance is not None:
@@ -310,10 +317,11 @@ def _include(validation: dict[str, Any], name: str, look: Callable[[], Check]) -
         validation["lines"] += first(check.lines, len(check.lines))
 
 
-def first(lines: Sequence[str], total: int) -> list[str]:
-    """Return the first lines and how many more there are."""
+def first(lines: Sequence[str], total: int, kept: int | None = None) -> list[str]:
+    """Return the first lines, how many more there are, and where (validation.json has `kept` of them, all if not given)."""
     shown = list(lines[:LINES])
-    return [*shown, *([f"... and {total - len(shown):,} more, see validation.json"] if total > len(shown) else [])]
+    where = "see validation.json" if kept is None or kept >= total else f"validation.json has {kept:,} of them (validate_findings_kept)"
+    return [*shown, *([f"... and {total - len(shown):,} more, {where}"] if total > len(shown) else [])]
 
 
 def whole_verdict(validation: Mapping[str, Any]) -> str:

@@ -185,7 +185,7 @@ def test_the_proof_names_every_finding_of_every_check() -> None:
     shown = validated()
     assert ["svc.t", "different", "bio", "3"] in shown.rows  # how many of a kind
     assert [row[-2] for row in shown.rows if row[-1].startswith("id-")] == ["71", "72", "73"]
-    assert "1 more were counted and not named" in shown.text
+    assert "1 more were counted and are not named here" in shown.text
     assert ["svc.t.boss", "svc.t", "look-up", "77", "1", "id 9"] in shown.rows
     assert ["svc.t.firm", "svc.f", "foreign key", "-", "0", ""] in shown.rows
     for row in (["svc.t", "4"], ["user-5", "roles"], ["1", "no such user"], ["md5", "5", "no"]):

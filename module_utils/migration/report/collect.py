@@ -22,6 +22,7 @@ from .advice import what_failed
 
 APPLICATION_NAME = "edulink-migration report"
 RECORDS = 1000
+FINDINGS = 1000  # of the newest validation and preflight; all that were kept are in validation.json, preflight.json and the record
 BINS = 60
 
 
@@ -34,7 +35,7 @@ def collect(context: Context) -> dict[str, Any]:
         migration = control.newest(connection)
         # A preflight that failed leaves its record before there is a migration.
         kind, limit = (None, RECORDS) if migration else (PREFLIGHT, 1)
-        records = control.history(connection, kind=kind, migration=migration, limit=limit)[::-1]
+        records = control.history(connection, kind=kind, migration=migration, limit=limit, findings=FINDINGS)[::-1]
         steps = status.read_steps(connection, migration)
     states: list[status.ServiceState] = []
     copies: dict[str, list[tuple[float, float, int]]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from . import proof, svg
 from .html import MOST, Html, facts, grid, listing, tag
 
-_SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings", "dependencies", "accounting")  # the last has files of its own
+_SHOWN_ELSEWHERE = ("tables", "rates", "seconds", "findings", "findings_left_out", "dependencies", "accounting")  # the last has files of its own
 _LEVELS = {"stop": 0, "warn": 1, "info": 2}
 
 _STYLE = """
@@ -143,7 +143,9 @@ def _preflight(detail: Mapping[str, Any]) -> str:
         return ""
     ordered = sorted(findings, key=lambda item: _LEVELS.get(str(item.get("level")), 3))
     shown = [{key: value for key, value in item.items() if key != "target"} for item in ordered]  # the place says it
-    return "<h2>Preflight findings</h2>" + listing(shown)
+    left = int(detail.get("findings_left_out") or 0)
+    more = f'<p class="note">{left:,} more are in preflight.json.</p>' if left else ""
+    return "<h2>Preflight findings</h2>" + listing(shown) + more
 
 
 def _detail(kind: str, detail: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ def _findings(detail: Mapping[str, Any]) -> str:
     groups = Counter((str(item.get("target")), str(item.get("kind")), ", ".join(item.get("columns") or ()) or "(the row)") for item in found)
     counts = [[target, _kind(kind), columns, rows] for (target, kind, columns), rows in groups.most_common(50)]
     hidden = total - sum(1 for item in found if item.get("kind") != "service_row")
-    more = f'<p class="note">{hidden:,} more were counted and not named: validate_findings_kept is how many are.</p>' if hidden > 0 else ""
+    more = f'<p class="note">{hidden:,} more were counted and are not named here: {FILE} has as many as validate_findings_kept says.</p>' if hidden > 0 else ""
     summary = "<h3>Findings by table, kind and columns</h3>" + grid(("Table", "Kind", "Columns", "Rows"), counts) + more
     return summary + "<h3>Findings</h3>" + listing(found, FILE)
 

@@ -206,24 +206,26 @@ def record(
 
 def latest(connection: driver.Connection, kind: str, *, migration: Migration | None = None) -> Record | None:
     """Return the newest record of a kind (of one migration, if given), or None."""
-    found = history(connection, kind=kind, migration=migration, limit=1)
+    found = history(connection, kind=kind, migration=migration, limit=1, findings=None)
     return found[0] if found else None
 
 
 def history(
-    connection: driver.Connection, *, kind: str | None = None, migration: Migration | None = None, limit: int = 100
+    connection: driver.Connection, *, kind: str | None = None, migration: Migration | None = None, limit: int = 100, findings: int | None = 0
 ) -> list[Record]:
-    """Return records, newest first."""
+    """Return records, newest first.
+
+    The newest of each kind comes with its first `findings` (None: with all of them), the others with none: a hundred validations of
+    two sides that differ would fill the memory. `findings_left_out` of a detail says how many more the record has.
+    """
     if not _ready(connection):
         return []
     return [
         Record(*row)
         for row in driver.rows(
             connection,
-            "SELECT id, migration_id, kind, outcome, plan_digest, detail, recorded_at FROM migration.records"
-            " WHERE (%(kind)s IS NULL OR kind = %(kind)s) AND (%(migration)s IS NULL OR migration_id = %(migration)s)"
-            " ORDER BY id DESC LIMIT %(limit)s",
-            {"kind": kind, "migration": migration.id if migration else None, "limit": limit},
+            _HISTORY,
+            {"kind": kind, "migration": migration.id if migration else None, "limit": limit, "most": findings},
         )
     ]
 
@@ -231,6 +233,21 @@ def history(
 _SELECT = (
     "SELECT id, run_id, state, plan_digest, namespace_fingerprint, plan_time::text, snapshot, opened_at FROM migration.migrations"
 )
+_HISTORY = """
+SELECT id, migration_id, kind, outcome, plan_digest,
+       CASE WHEN held > most THEN detail || jsonb_build_object(
+           'findings', jsonb_path_query_array(detail -> 'findings', '$[0 to $last]', jsonb_build_object('last', most - 1)), 'findings_left_out', held - most
+       ) ELSE detail END, recorded_at
+FROM (
+    SELECT found.*, CASE WHEN jsonb_typeof(detail -> 'findings') = 'array' THEN jsonb_array_length(detail -> 'findings') END AS held,
+           CASE WHEN id = newest OR %(most)s IS NULL THEN %(most)s ELSE 0 END AS most
+    FROM (
+        SELECT *, max(id) OVER (PARTITION BY kind) AS newest FROM migration.records
+        WHERE (%(kind)s IS NULL OR kind = %(kind)s) AND (%(migration)s IS NULL OR migration_id = %(migration)s)
+        ORDER BY id DESC LIMIT %(limit)s
+    ) AS found
+) AS bounded ORDER BY id DESC
+"""
 
 
 def _ready(connection: driver.Connection) -> bool:
