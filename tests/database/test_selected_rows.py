@@ -148,6 +148,13 @@ def test_chunks_are_cut_by_the_first_integer_column_of_the_key_that_can_be_walke
             plan(tmp_path, tags=text)
 
 
+def test_preflight_warns_of_a_large_table_that_no_index_cuts(world: Context) -> None:
+    execute(world.source, "ALTER TABLE tag DROP CONSTRAINT tag_pkey", "UPDATE pg_class SET reltuples = 1e6 WHERE relname = 'tag'")
+    (found,) = (item for item in look(world).findings if item.rule == "chunks")
+    assert (found.level, "no index of public.tag begins with note_id" in found.message) == ("warn", True)
+    assert found.next_step.endswith('CREATE INDEX CONCURRENTLY ON "public"."tag" ("note_id")')
+
+
 def test_a_query_has_its_condition_in_itself(tmp_path: Path) -> None:
     (tmp_path / "mappings" / "office").mkdir(parents=True)
     (tmp_path / "mappings" / "office" / "people.sql").write_text("SELECT id, email FROM person")
