@@ -40,7 +40,7 @@ def catalog(plan: Plan, extra: Mapping[str, tuple[str, ...]] | None = None, refe
     for name, more in (extra or {}).items():
         columns.setdefault(name, []).extend(more)
     tables = {
-        name: SourceTable(name, "r", {column: SourceColumn(column, "text", False) for column in found}, ("id",), frozenset({"id"}), 7, 0, True)
+        name: SourceTable(name, "r", {column: SourceColumn(column, "text", False) for column in found}, ("id",), 7, 0, True)
         for name, found in columns.items()
     }
     return SourceCatalog("public", tables, references)

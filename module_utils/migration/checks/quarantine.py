@@ -109,7 +109,7 @@ class _Search:
             (unique, [scan for scan in self.scans if scan.target is unique.target])
             for target in self.plan.targets
             if (mine := [scan for scan in self.scans if scan.target is target])
-            for unique in build_uniques(self.plan, target, mine, self.catalog.proven)
+            for unique in build_uniques(self.plan, target, mine)
             if unique.policy is not None and unique.policy.policy == "quarantine"
         ]
         every = (*foreign_key_checks.build(self.plan, self.scans), *embedded_checks.build(self.plan, self.scans))

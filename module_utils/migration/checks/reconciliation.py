@@ -20,10 +20,10 @@ from ..plan import null_references
 from ..plan.model import Part, Plan
 from ..plan.null_references import Nulled
 from ..plan.predicates import none_of
-from ..postgres import driver
+from ..postgres import driver, without_indexes
 from ..state import ledger
 from ..state.exported_snapshot import NO_SUCH_SNAPSHOT, read_only_snapshot
-from . import source_catalog
+from . import source_catalog, source_indexes
 from .row_accounting import NOT_SELECTED, Account, Ask, Refused, account
 from .source_catalog import SourceCatalog
 
@@ -138,7 +138,7 @@ class Reader:
                 self._cut.wait(_PAUSE)
             if self._cut.is_set():
                 raise MigrationError("accounting for every row was cut short; run this again")
-            return driver.rows(self._connection, statement)
+            return without_indexes.rows(self._connection, statement)
 
         with driver.database_errors(self._context.source.place, "accounting for every row"):
             try:
@@ -165,6 +165,20 @@ def counts_in(context: Context, plan_time: str, snapshot: str, refused: Refused)
     """Return what the source has in an exported snapshot, as Reader.counts() does."""
     with contextlib.closing(Reader(context, plan_time)) as reader:
         return reader.counts(snapshot, refused)
+
+
+def missing(context: Context, plan_time: str, snapshot: str, found: Balance, otherwise: str) -> str:
+    """Return why a balance is off and what to do: the indexes of the source that lack rows in the snapshot, or `otherwise` when none does."""
+    gaps = {gap.target for gap in found.gaps}
+    parts = [part for target in context.plan.targets if not gaps or target.name in gaps for part in target.parts]
+    connection = context.connect_source(APPLICATION_NAME, plan_time=plan_time, settings=SETTINGS, autocommit=True)
+    with contextlib.closing(connection), driver.database_errors(context.source.place, "comparing its indexes with its tables"):
+        read_only_snapshot(connection, snapshot)
+        damaged = list(source_indexes.damaged(connection, parts, context.source.schema))
+    if not damaged:
+        return f"{found.verdict}; {otherwise}"
+    named = "; ".join(f"{item.table} {item.message}; {item.step}" for item in damaged)
+    return f"{found.verdict}; in the source {named}; after that, playbooks/migrate.yml compares both sides and carries what is missing"
 
 
 def carried(context: Context) -> dict[str, int]:

@@ -31,7 +31,6 @@ class SourceTable:
     kind: str
     columns: Mapping[str, SourceColumn]
     primary_key: tuple[str, ...]
-    unique: frozenset[str]
     rows: float
     size: int
     readable: bool
@@ -70,11 +69,6 @@ class SourceCatalog:
         """Return the primary key column of each table that has one of one column."""
         return {name: table.primary_key[0] for name, table in self.tables.items() if len(table.primary_key) == 1}
 
-    @property
-    def proven(self) -> frozenset[tuple[str, str]]:
-        """Return (table, column) for every column that a valid unique index of the source covers alone."""
-        return frozenset((name, column) for name, table in self.tables.items() for column in table.unique)
-
 
 def read(connection: driver.Connection, schema: str) -> SourceCatalog:
     """Return what the schema holds."""
@@ -82,14 +76,10 @@ def read(connection: driver.Connection, schema: str) -> SourceCatalog:
     for table, name, kind, not_null in driver.rows(connection, _COLUMNS, (schema,)):
         columns.setdefault(table, {})[name] = SourceColumn(name, kind, not_null)
     keys: dict[str, tuple[str, ...]] = {}
-    unique: dict[str, set[str]] = {}
-    for table, names, primary, inherited in driver.rows(connection, _KEYS, (schema,)):
-        if primary:
-            keys[table] = tuple(names)
-        if len(names) == 1 and not inherited:  # an index does not see the rows of tables that inherit
-            unique.setdefault(table, set()).add(names[0])
+    for table, names in driver.rows(connection, _KEYS, (schema,)):
+        keys[table] = tuple(names)
     tables = {
-        name: SourceTable(name, kind, columns.get(name, {}), keys.get(name, ()), frozenset(unique.get(name, ())), float(count), int(size), readable)
+        name: SourceTable(name, kind, columns.get(name, {}), keys.get(name, ()), float(count), int(size), readable)
         for name, kind, count, size, readable in driver.rows(connection, _TABLES, (schema,))
     }
     references = tuple(
@@ -111,12 +101,12 @@ FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON
 WHERE n.nspname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND a.attnum > 0 AND NOT a.attisdropped ORDER BY 1, a.attnum
 """
 _KEYS = """
-SELECT c.relname, array_agg(a.attname::text ORDER BY k.place), i.indisprimary, c.relkind = 'r' AND c.relhassubclass
+SELECT c.relname, array_agg(a.attname::text ORDER BY k.place)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
-WHERE n.nspname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
-GROUP BY c.relname, c.relkind, c.relhassubclass, i.indexrelid, i.indisprimary ORDER BY 1, 3
+WHERE n.nspname = %s AND i.indisprimary AND i.indisvalid AND k.place <= i.indnkeyatts
+GROUP BY c.relname ORDER BY 1
 """
 _REFERENCES = """
 SELECT r.conname, c.relname, own.names, p.relname, r.convalidated, h.nspname, c.reltuples

@@ -56,28 +56,26 @@ class Unique:
         return ", ".join(f"v{i}" for i in range(1, self.width + 1))
 
 
-def build_uniques(plan: Plan, target: Target, scans: Sequence[PartScan], proven: frozenset[tuple[str, str]]) -> tuple[Unique, ...]:
-    """Return the uniqueness questions of a target; `proven` are (table, column) that the source's own keys make unique."""
+def build_uniques(plan: Plan, target: Target, scans: Sequence[PartScan]) -> tuple[Unique, ...]:
+    """Return the uniqueness questions of a target. That the source has a unique index answers none: a damaged one hides duplicates."""
     spec = spec_of(plan, target)
-    result = [item for scan in scans if (item := _key_unique(target, scan, proven))]
+    result = [_key_unique(target, scan) for scan in scans]
     if spec is None:
         return tuple(result)
     for constraint in spec.constraints:
         # A computed primary key is as unique as the source's key.
         if constraint.kind == "unique" or (constraint.kind == "primary_key" and row_id.kind(target) != row_id.COMPUTED):
             elements: list[tuple[str, str | None]] = [(ident(column), column) for column in constraint.columns]
-            result += _unique(target, spec, scans, constraint.name, elements, None, not constraint.nulls_not_distinct, proven)
+            result += _unique(target, spec, scans, constraint.name, elements, None, not constraint.nulls_not_distinct)
     for index in spec.indexes:
         if index.unique:
             elements = [(ident(item.column), item.column) if item.column else (f"({item.expression})", None) for item in index.elements]
-            result += _unique(target, spec, scans, index.name, elements, index.predicate, not index.nulls_not_distinct, proven)
+            result += _unique(target, spec, scans, index.name, elements, index.predicate, not index.nulls_not_distinct)
     return tuple(result)
 
 
-def _key_unique(target: Target, scan: PartScan, proven: frozenset[tuple[str, str]]) -> Unique | None:
+def _key_unique(target: Target, scan: PartScan) -> Unique:
     part = scan.part
-    if part.table is not None and len(part.key) == 1 and (part.table, part.key[0]) in proven:
-        return None
     columns = ", ".join(f"src.{ident(name)} AS v{i}" for i, name in enumerate(part.key, 1))
     select = f"SELECT {columns}, {part.key_text} AS source_key, {part.id_sql} AS id, 0 AS place FROM {scan.base}"
     return Unique(
@@ -94,15 +92,12 @@ def _unique(
     elements: Sequence[tuple[str, str | None]],
     predicate: str | None,
     nulls_distinct: bool,
-    proven: frozenset[tuple[str, str]],
 ) -> list[Unique]:
     columns = tuple(column for _, column in elements if column)
     wanted = tuple(dict.fromkeys(columns)) if len(columns) == len(elements) and predicate is None else tuple(column.name for column in spec.columns)
     single = columns[0] if len(elements) == len(columns) == 1 else None
     column = spec.column(single) if single else None
     blank_apart = bool(column and column.wire_type in casts.TEXTS and (column.not_null or policy_of(target, column.name, "blank")))
-    if not blank_apart and nulls_distinct and len(scans) == 1 and predicate is None and any(_copied(scans[0], spec, name) in proven for name in columns):
-        return []
     citext = {item.name for item in spec.columns if item.type.endswith("citext")}
     compared = tuple(f"lower({sql})" if column in citext else sql for sql, column in elements)
     parts = []
@@ -123,14 +118,3 @@ def _unique(
 
 def _names(sql: str, column: str) -> bool:
     return re.search(rf'(?<![\w"])"?{re.escape(column)}"?(?![\w"])', sql) is not None
-
-
-def _copied(scan: PartScan, spec: TableSpec, column: str) -> tuple[str, str] | None:
-    """Return the source table and column that a cell copies with equality kept (an id copies its key), or None."""
-    part = scan.part
-    values = scan.values[column]
-    if part.table is None or len(values.cell.reads) != 1 or values.unsafe:
-        return None
-    target = spec.column(column)
-    kept = values.cell.is_id or (values.type == values.cell.type and target is not None and not target.type.endswith("citext") and not target.collation)
-    return (part.table, values.cell.reads[0]) if kept and values.raw == f"src.{ident(values.cell.reads[0])}" else None

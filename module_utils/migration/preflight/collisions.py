@@ -76,7 +76,7 @@ def _check_target(context: Context, source: driver.Connection, connection: drive
             )
         )
         return findings
-    for unique in build_uniques(context.plan, target, scans, frozenset()):
+    for unique in build_uniques(context.plan, target, scans):
         if not unique.elements:
             continue
         try:

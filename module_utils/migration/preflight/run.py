@@ -12,13 +12,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..checks import embedded_checks, foreign_key_checks, quarantine, row_accounting, source_catalog
+from ..checks import embedded_checks, foreign_key_checks, quarantine, row_accounting, source_catalog, source_indexes
 from ..checks.findings import INFO, STOP, WARN, Finding, ordered, stops
 from ..checks.row_checks import scanned as scanned_parts
 from ..context import Context
 from ..errors import MigrationError
 from ..plan import null_references
-from ..postgres import driver
+from ..postgres import driver, without_indexes
 from ..progress import Progress
 from ..sessions.reset_links import reset_links
 from ..sessions.store import StoreOptions
@@ -144,6 +144,8 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
             pace.breathe()
             followed = (*foreign_key_checks.build(context.plan, scanned.scans), *embedded_checks.build(context.plan, scanned.scans))
             findings += foreign_key_checks.check(source, targets, followed)
+            pace.breathe()
+            findings += source_indexes.check(source, [scan.part for scan in scanned.scans], context.source.schema)
             findings += collations.check(source, targets, context.plan, scanned.uniques) + collations.doubts(context.plan)
             lap("contract")
             aside: tuple[quarantine.Reject, ...] = ()
@@ -159,7 +161,8 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
             if stops(findings) == 0:
                 pace.breathe()
                 with driver.database_errors(context.source.place, "accounting for every row"):
-                    accounts = row_accounting.account(lambda statement: driver.rows(source, statement), context.plan, catalog, quarantine.by_part(aside))
+                    refused = quarantine.by_part(aside)
+                    accounts = row_accounting.account(lambda statement: without_indexes.rows(source, statement), context.plan, catalog, refused)
                 findings += row_accounting.check(accounts)
                 extra["accounting"] = [item.to_dict() for item in accounts]
                 lap("accounting")

@@ -18,7 +18,7 @@ from ..checks.unique_checks import Unique, build_uniques
 from ..errors import MigrationError
 from ..plan.model import Plan, Target
 from ..plan.predicates import Predicate, between
-from ..postgres import driver
+from ..postgres import driver, without_indexes
 from ..throttle.pacer import Pace, unhurried
 from ..transfer.chunks import Unit, estimate, plan_chunks
 
@@ -62,7 +62,7 @@ def run(
         mine = [scan for scan in scans if scan.target is target]
         if not mine:
             continue
-        for unique in build_uniques(plan, target, mine, source.proven):
+        for unique in build_uniques(plan, target, mine):
             uniques.append(unique)
             pace.breathe()
             start = time.monotonic()
@@ -241,10 +241,10 @@ def _unique(connection: driver.Connection, unique: Unique) -> list[Finding]:
                 "SELECT coalesce(sum(n - 1), 0), coalesce(sum(n), 0), 0 FROM ("
                 f"SELECT count(*) AS n FROM ({unique.rows}) AS every GROUP BY {keys} HAVING count(*) > 1) AS each"
             )
-        _extra, duplicates, variants = driver.rows(connection, statement)[0]
+        _extra, duplicates, variants = without_indexes.rows(connection, statement)[0]
         findings = []
         if duplicates:
-            named = driver.rows(
+            named = without_indexes.rows(
                 connection,
                 f"SELECT source_key FROM (SELECT source_key, count(*) OVER (PARTITION BY {keys}) AS n FROM ({unique.rows}) AS every) AS each"
                 f" WHERE n > 1 ORDER BY length(source_key), source_key LIMIT {FIRST}",
@@ -270,7 +270,7 @@ def _unique(connection: driver.Connection, unique: Unique) -> list[Finding]:
                 )
             )
         if variants:
-            named = driver.rows(
+            named = without_indexes.rows(
                 connection,
                 "SELECT source_key FROM (SELECT source_key, min(v1::text) OVER w <> max(v1::text) OVER w AS differ"
                 f" FROM ({unique.rows}) AS every WINDOW w AS (PARTITION BY lower(v1::text))) AS each"

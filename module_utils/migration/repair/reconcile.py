@@ -24,6 +24,10 @@ from ..validate.run import differing_rows
 from .key_spool import Spool
 
 APPLICATION_NAME = "edulink-migration reconcile"
+COMPARED = (
+    "both sides were compared row by row, which did not help: an index of the source may be damaged (REINDEX TABLE, as its owner in the monolith),"
+    " or a mapping's refresh is wrong; mend that, then playbooks/migrate.yml compares anew"
+)
 BATCH = 10_000  # findings
 First = Callable[[str, driver.Connection], Equalized]  # of a service, in the transaction that writes to it
 
@@ -84,7 +88,7 @@ def _require_every_row(context: Context, plan_time: str, snapshot: str) -> None:
     assert counts is not None  # the caller holds the snapshot
     found = counts.against(held | {name: counts.expected[name] for name in untold})
     if not found.passed:
-        raise MigrationError(f"{found.verdict}; run it again: it compares both sides row by row and carries what is missing")
+        raise MigrationError(reconciliation.missing(context, plan_time, snapshot, found, COMPARED))
 
 
 def settle(context: Context, plan_time: str, snapshot: str, findings: Iterable[Finding], first: First = lambda service, connection: Equalized()) -> Equalized:

@@ -75,7 +75,8 @@ class Closing:
             return
         found = counts.against(reconciliation.carried(self._context))
         if not found.passed:
-            raise MigrationError(f"{found.verdict}; run it again: it then compares both sides, row by row, and carries what is missing")
+            again = "run it again: it then compares both sides, row by row, and carries what is missing"
+            raise MigrationError(reconciliation.missing(self._context, self._plan_time, epoch.snapshot, found, again))
         self.balance = found
 
     def complete(self, reconcile: Reconcile) -> int:

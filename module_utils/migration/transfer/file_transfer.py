@@ -42,6 +42,10 @@ from .worker import without
 
 PHASE = "migrate by files"
 APPLICATION_NAME = "edulink-migration files"
+FAULTY = (
+    "an index of the source may be damaged (REINDEX TABLE, as its owner in the monolith), or a mapping's refresh is wrong;"
+    " mend that, then remove the folder and export anew"
+)
 _BLOCK = 1 << 20  # bytes
 _IDLE = 0.2  # seconds between two looks at chunks that others hold
 
@@ -113,7 +117,7 @@ def _balance(manifest: Manifest, carried: Mapping[str, int]) -> reconciliation.B
     """Return the balance of the source's counts with the rows that each target was given; MigrationError when a sum is off."""
     found = reconciliation.Counts(manifest.accounts, manifest.expected).against(carried)
     if not found.passed:
-        raise MigrationError(f"{found.verdict}; remove the folder and export anew")
+        raise MigrationError(f"{found.verdict}; {FAULTY}")
     return found
 
 
