@@ -17,7 +17,7 @@ from ..contract.model import ColumnSpec, Contract, TableSpec
 from ..plan.embedded_ids import WHOLE, whole_number
 from ..plan.model import Cell, Part, Plan, Policy, Target
 from ..plan.null_references import becomes_null
-from ..plan.predicates import Predicate, endless, replaced
+from ..plan.predicates import Predicate, beyond_years, endless, replaced
 from ..postgres.quote import ident, literal
 from . import casts, index_checks
 from .casts import Condition
@@ -246,9 +246,12 @@ def _column_checks(target: Target, values: Values, column: ColumnSpec, guard: st
     if (condition := endless(value, column.wire_type)) and values.type not in casts.INTEGERS and not values.cell.constant:
         said = "is infinity or NaN, which JSON cannot hold" if column.wire_type in casts.NUMBERS else "is infinity, which Python's datetime cannot hold"
         checks.append(Check(place, name, "infinity", condition, said, WARN, policy_of(target, name, "infinity")))
+    if (condition := beyond_years(value, column.wire_type)) and not values.cell.constant:
+        said = "lies before the year 1 or after 9999, which Python's datetime and other drivers cannot hold"
+        checks.append(Check(place, name, "year", condition, said, WARN, policy_of(target, name, "year")))
     for policy in target.policies:
         if policy.column == name and policy.placeholder is not None:
-            old = f"({raw})::{column.wire_type}" if policy.rule == "infinity" else raw
+            old = f"({raw})::{column.wire_type}" if policy.rule in ("infinity", "year") else raw
             checks.append(Check(policy.place, name, policy.rule, f"({replaced(policy.rule, old, column.wire_type)})", "gets the placeholder", INFO, policy))
     return checks
 

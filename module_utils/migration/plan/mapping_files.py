@@ -19,7 +19,7 @@ from .accounts import read_accounts
 from .mapping import EVERY, PLAN_TIME, Column, Identity, Key, Mapping, Mappings, Part, Policy, Touch
 
 POLICIES = ("block", "quarantine", "placeholder", "null")
-RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type", "infinity")
+RULES = ("not_null", "blank", "length", "range", "check", "unique", "foreign_key", "encoding", "changed", "type", "infinity", "year")
 KEY_TYPES = ("integer", "text")
 KEEP_TYPES = ("text", "jsonb", "boolean", "smallint", "integer", "bigint", "numeric", "date", "timestamp without time zone", "uuid")
 RESERVED = ("pin", "chunks", "epochs", "controls", "id_map", "rejects")

@@ -43,9 +43,19 @@ def endless(sql: str, kind: str) -> str | None:
     return f"({sql}) IN ('Infinity', '-Infinity', 'NaN')" if kind in ("numeric", "real", "double precision") else None
 
 
+def beyond_years(sql: str, kind: str) -> str | None:
+    """Return the condition under which a date lies outside the years 1 to 9999, infinity apart, or None where it is no date."""
+    if kind != "date" and not kind.startswith("timestamp"):
+        return None
+    zone = "+00" if kind == "timestamp with time zone" else ""
+    return f"(isfinite({sql}) AND ({sql} < '0001-01-01{' 00:00' + zone if zone else ''}' OR {sql} >= '10000-01-01{' 00:00' + zone if zone else ''}'))"
+
+
 def replaced(rule: str, sql: str, kind: str) -> str | None:
     """Return the condition under which the placeholder of a rule stands for a value, or None where it has no meaning."""
     if rule == "infinity":
         return endless(sql, kind)
+    if rule == "year":
+        return beyond_years(sql, kind)
     blank = f" OR btrim(({sql})::text) = ''" if rule == "blank" else ""
     return f"({sql}) IS NULL{blank}" if rule in ("blank", "not_null") else None

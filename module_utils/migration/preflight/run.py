@@ -26,7 +26,21 @@ from ..state import control as records
 from ..state.gates import PREFLIGHT
 from ..state.limits import Limits
 from ..throttle.pacer import Impatient, Pace
-from . import chunk_columns, collations, collisions, coverage, dependencies, drift, estimates, readiness, rollback_readiness, scan, server_types, snapshot_trial
+from . import (
+    chunk_columns,
+    collations,
+    collisions,
+    coverage,
+    dependencies,
+    drift,
+    estimates,
+    large_objects,
+    readiness,
+    rollback_readiness,
+    scan,
+    server_types,
+    snapshot_trial,
+)
 from .readiness import require_reachable
 from .servers import check_tls as servers_tls
 
@@ -145,6 +159,8 @@ def run(context: Context, options: Options, live: records.Migration | None, prog
             followed = (*foreign_key_checks.build(context.plan, scanned.scans), *embedded_checks.build(context.plan, scanned.scans))
             findings += foreign_key_checks.check(source, targets, followed)
             pace.breathe()
+            read = {name for scan in scanned.scans for name in scan.part.tables}
+            findings += large_objects.check(source, context.source.schema, read)
             findings += source_indexes.check(source, [scan.part for scan in scanned.scans], context.source.schema)
             findings += collations.check(source, targets, context.plan, scanned.uniques) + collations.doubts(context.plan)
             lap("contract")
