@@ -223,6 +223,7 @@ def _projection(part: m.Part, path: str, entity: str, cells: tuple[Cell, ...], i
         keep=part.key.keep,
         where=part.where,
         cut_by_default=part.cut_by_default,
+        qualified=read_query(part.query, part.query_path or part.place).qualified if part.query is not None else (),
     )
 
 

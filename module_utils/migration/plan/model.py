@@ -148,6 +148,7 @@ class Part:
     lookups: tuple[Lookup, ...] = ()
     where: str | None = None
     cut_by_default: bool = False
+    qualified: tuple[tuple[str, str], ...] = ()  # (schema, table) where the mapping names the schema itself
 
     @property
     def whole(self) -> bool:
@@ -387,7 +388,7 @@ def _part(data: Mapping[str, Any]) -> Part:
     )
     for name in ("key", "key_types", "tables", "stars", "identity"):
         fields[name] = tuple(data[name])
-    for name in ("dropped", "parents", "counted"):
+    for name in ("dropped", "parents", "counted", "qualified"):
         fields[name] = tuple((first, second) for first, second in data[name])
     fields["origins"] = tuple((column, tuple((table, own) for table, own in pairs)) for column, pairs in data["origins"])
     return Part(**fields)

@@ -38,6 +38,7 @@ class Reads:
     columns: tuple[Read, ...]
     star: tuple[str, ...]
     repeated: tuple[str, ...] = ()
+    qualified: tuple[tuple[str, str], ...] = ()  # (schema, table) where the text names the schema
 
 
 def read_expression(sql: str, place: str) -> tuple[str, ...]:
@@ -76,7 +77,7 @@ def read_query(sql: str, place: str) -> Reads:
             columns.append(Read(owners, column))
     used = [table for table in collector.aliases.values() if table]
     repeated = tuple(table for table in tables if used.count(table) > 1)
-    return Reads(tables, tuple(dict.fromkeys(columns)), tuple(dict.fromkeys(star)), repeated)
+    return Reads(tables, tuple(dict.fromkeys(columns)), tuple(dict.fromkeys(star)), repeated, tuple(dict.fromkeys(collector.qualified)))
 
 
 def output_columns(sql: str, place: str) -> tuple[str, ...] | None:
@@ -125,6 +126,7 @@ class _Collector(Visitor):
         self.by_alias: dict[str, set[str]] = {}
         self.functions: list[str] = []
         self.ctes: set[str] = set()
+        self.qualified: list[tuple[str, str]] = []
         self.volatile: list[str] = []
         self.selects = 0
         self.locks = False
@@ -139,6 +141,8 @@ class _Collector(Visitor):
     def visit_RangeVar(self, _ancestors: Any, node: Any) -> None:
         alias = node.alias.aliasname if node.alias else node.relname
         self.aliases[len(self.aliases)] = node.relname
+        if node.schemaname:
+            self.qualified.append((node.schemaname, node.relname))
         self.by_alias.setdefault(alias, set()).add(node.relname)
 
     def visit_ColumnRef(self, _ancestors: Any, node: Any) -> None:

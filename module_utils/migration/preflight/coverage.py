@@ -22,7 +22,7 @@ def check(plan: Plan, source: SourceCatalog) -> list[Finding]:
     A table that cannot be read is said once, and what is only the other side of a misspelt name is not said again.
     """
     parts = [part for _, part in scanned(plan)]
-    findings = _unknown_tables(parts, source)
+    findings = _other_schemas(parts, source) or _unknown_tables(parts, source)
     for part in parts:
         findings += _unknown_columns(part, source) + _unknown_dropped(part, source)
     covered: dict[str, set[str]] = {}
@@ -85,7 +85,7 @@ def _carries(other: Target, column: str, entity: str | None) -> bool:
 def check_database(plan: Plan, source: SourceCatalog, host: str, database: str) -> list[Finding]:
     """Return the one finding that says it all when the source has none of the mapped tables."""
     names = {name for _, part in scanned(plan) for name in part.tables}
-    if not names or any(name in source.tables for name in names):
+    if not names or any(name in source.tables for name in names) or _other_schemas([part for _, part in scanned(plan)], source):
         return []
     message = f"database {database} on {host} has none of the {len(names)} mapped tables in schema {source.schema}"
     return [Finding(STOP, host, "coverage", message, f"check login_db and source_schema in host_vars/{host}")]
@@ -140,6 +140,19 @@ def check_volatile(names: dict[str, str], volatile: Iterable[str]) -> list[Findi
         for name in volatile
         if name in names
     ]
+
+
+def _other_schemas(parts: Iterable[Part], source: SourceCatalog) -> list[Finding]:
+    """Return a finding for each table that a mapping names in another schema: a table of its name in source_schema would be taken for it."""
+    findings = []
+    for part in parts:
+        dotted = [tuple(part.table.split(".", 1))] if part.table is not None and "." in part.table and part.table not in source.tables else []
+        for schema, table in (*part.qualified, *dotted):
+            if schema != source.schema:
+                message = f"{schema}.{table} is not in {source.schema}: a migration reads the tables and views of one schema of the source"
+                view = f"CREATE VIEW {qualified(source.schema, f'{schema}_{table}')} AS SELECT * FROM {qualified(schema, table)}"
+                findings.append(Finding(STOP, part.label, "coverage", message, f"{view}, and name that; or set source_schema to {schema} in a run of its own"))
+    return findings
 
 
 def _unknown_tables(parts: Iterable[Part], source: SourceCatalog) -> list[Finding]:
