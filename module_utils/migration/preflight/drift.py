@@ -34,6 +34,18 @@ _FIRING = """
 SELECT tgname::text, tgtype & 3 = 3 FROM pg_trigger
 WHERE tgrelid = %s AND NOT tgisinternal AND tgenabled IN ('O', 'A') AND tgtype & 4 > 0 ORDER BY 1
 """
+# Internal ones enforce foreign keys; FOR REPLICA ('R') is off for everybody else.
+_OFF = """
+SELECT CASE WHEN tgisinternal THEN coalesce((SELECT 'foreign key ' || conname FROM pg_constraint c WHERE c.oid = tgconstraint), 'constraint')
+            ELSE 'trigger ' || tgname END, bool_and(tgisinternal)
+FROM pg_trigger WHERE tgrelid = %s AND tgenabled IN ('D', 'R') GROUP BY 1 ORDER BY 1
+"""
+_IDENTITY = """
+SELECT c.relreplident = 'n', string_agg(quote_ident(p.pubname), ', ' ORDER BY p.pubname)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_publication_tables t ON t.schemaname = n.nspname AND t.tablename = c.relname
+JOIN pg_publication p ON p.pubname = t.pubname AND (p.pubupdate OR p.pubdelete)
+WHERE c.oid = %s AND (c.relreplident = 'n' OR c.relreplident = 'd' AND NOT %s) GROUP BY 1
+"""
 _RULES = "SELECT rulename::text FROM pg_rewrite WHERE ev_class = %s AND ev_type IN ('2', '3') AND ev_enabled IN ('O', 'A') ORDER BY 1"
 _EXTENSION = """
 SELECT name IS NOT NULL, coalesce(bool_or(trusted) OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), false)
@@ -70,6 +82,7 @@ def check(context: Context, targets: Mapping[str, driver.Connection], settings: 
                     found = catalog.read_table(connection, table.schema, table.name) if (table.schema, table.name) in mapped else None
                     if found is not None and found.kind == "r":
                         findings += _triggers(connection, contract, table, found, level)
+                        findings += _beside_rows(connection, contract, table, found)
                         findings += [] if differing else _more(connection, contract, table, found, level)
     return findings
 
@@ -146,6 +159,21 @@ def _triggers(connection: driver.Connection, contract: Contract, table: TableSpe
     for (name,) in driver.rows(connection, _RULES, (found.oid,)):
         step = f"ALTER TABLE {table.qualified} DISABLE RULE {ident(name)} until validate has passed"
         findings.append(Finding(level, place, "trigger", f"the rule {name} rewrites what is written to the table, and COPY does not follow it", step, place))
+    return findings
+
+
+def _beside_rows(connection: driver.Connection, contract: Contract, table: TableSpec, found: FoundTable) -> list[Finding]:
+    """Return the state of a table that no row shows: what is switched off, and changes that a publication could not replicate."""
+    place = f"{contract.service}.{table.name}"
+    findings = []
+    for what, internal in driver.rows(connection, _OFF, (found.oid,)):
+        step = f"ALTER TABLE {table.qualified} ENABLE TRIGGER {'ALL' if internal else ident(what.partition(' ')[2])} when nothing is to be written any more"
+        findings.append(Finding(WARN, place, "drift", f"the {what} is disabled in the database, and the schema SQL disables nothing", step, place))
+    keyed = any(item.kind == "primary_key" for item in table.constraints)
+    for nothing, publications in driver.rows(connection, _IDENTITY, (found.oid, keyed)):
+        why = "REPLICA IDENTITY NOTHING" if nothing else "no primary key for its replica identity"
+        message = f"the table has {why} and is in the publication {publications}: the service's UPDATE and DELETE, and a repair's, would be refused"
+        findings.append(Finding(WARN, place, "drift", message, f"ALTER TABLE {table.qualified} REPLICA IDENTITY {'DEFAULT' if keyed else 'FULL'}", place))
     return findings
 
 

@@ -81,19 +81,20 @@ class FoundTable:
     columns: tuple[FoundColumn, ...]
     constraints: tuple[FoundConstraint, ...]
     indexes: tuple[FoundIndex, ...]
+    persistence: str = "p"
 
 
 def read_table(connection: driver.Connection, schema: str, name: str) -> FoundTable | None:
     """Return what there is under a name, or None."""
     found = driver.rows(
         connection,
-        "SELECT c.oid, c.relkind, CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) ELSE 0 END"
+        "SELECT c.oid, c.relkind, CASE WHEN c.relkind IN ('r', 'm') THEN pg_table_size(c.oid) ELSE 0 END, c.relpersistence::text"
         " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
         (schema, name),
     )
     if not found:
         return None
-    oid, kind, size = found[0]
+    oid, kind, size, persistence = found[0]
     return FoundTable(
         oid=oid,
         schema=schema,
@@ -103,6 +104,7 @@ def read_table(connection: driver.Connection, schema: str, name: str) -> FoundTa
         columns=tuple(FoundColumn(*row) for row in driver.rows(connection, _COLUMNS, (oid,))),
         constraints=tuple(_constraint(row) for row in driver.rows(connection, _CONSTRAINTS, (oid,))),
         indexes=tuple(_index(row) for row in driver.rows(connection, _INDEXES, (oid,))),
+        persistence=persistence,
     )
 
 

@@ -70,6 +70,9 @@ def _table_differences(connection: driver.Connection, table: TableSpec, found: F
         kinds = {"v": "a view", "m": "a materialised view", "p": "a partitioned table", "f": "a foreign table", "S": "a sequence", "i": "an index"}
         return [f"{table.key} is {kinds.get(found.kind, 'no ordinary table')}, the contract ({where}) says an ordinary table"]
     differences: list[str] = []
+    if found.persistence != "p":
+        step = f"ALTER TABLE {table.qualified} SET LOGGED"
+        differences.append(f"{table.key} is UNLOGGED, so a crash empties it, the contract ({where}) says a permanent table ({step})")
     existing = {column.name: column for column in found.columns}
     for column in table.columns:
         place = ddl.sql_place(table.path, column.line)
