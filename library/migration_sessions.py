@@ -198,7 +198,7 @@ from ..module_utils.migration.sessions.service_table import ServiceRows, service
 from ..module_utils.migration.sessions.signing import SESSION_SALT
 from ..module_utils.migration.sessions.store import STORE_SPEC, StoreOptions, open_store
 from ..module_utils.migration.sessions.users import ForeseenUsers, MigratedUsers, Users, entity_of
-from ..module_utils.migration.state import control
+from ..module_utils.migration.state import control, gates
 from ..module_utils.migration.state.rolled_back import require_not_rolled_back
 from ..module_utils.migration.stopping import stop_with_ansible
 
@@ -279,7 +279,7 @@ def _required(context: Context) -> str:
         try:
             _require_migration(context, records)
         except MigrationError as exc:
-            return f"; would require: {exc}"
+            return f"; {gates.would_refuse(exc)}"
     return ""
 
 

@@ -299,7 +299,7 @@ def test_no_module_enters_a_service_that_was_rolled_back(migrated: Walk, monkeyp
         "maintenance_work_mem": "64MB", "quarantine_cap": 10, "via": "direct",
     }  # fmt: skip
     foreseen = migration_copy.carry(SimpleNamespace(params=options, check_mode=True))
-    assert "would require: " in foreseen["msg"]
+    assert "as things stand it would be refused: " in foreseen["msg"]
     assert "user_service was rolled back from migration" in foreseen["msg"]
 
 

@@ -106,7 +106,7 @@ def test_check_mode_shows_all_ddl_on_untouched_databases_and_writes_nothing(phas
     schema, index = phases.schema(check=True), phases.index(check=True)
     assert schema["changed"]
     assert index["changed"]
-    assert "would require: no migration is open" in schema["msg"]
+    assert "as things stand it would be refused: no migration is open" in schema["msg"]
     assert 'CREATE TABLE "auth_service"."users"' in schema["diff"]["after"]
     assert "ALTER DATABASE" in schema["diff"]["after"]
     for name in ("users_pkey", "idx_users_email", "user_permissions_granted_by_fkey"):

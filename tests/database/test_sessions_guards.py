@@ -335,9 +335,9 @@ def test_a_removal_that_was_killed_before_its_record_is_recorded_by_the_next(wor
 
 def test_a_preview_says_that_the_real_run_would_refuse(world: World, context: Context) -> None:
     looking = replace(context, check=True)
-    assert "would require" not in present(world, looking)["msg"]
+    assert "would be refused" not in present(world, looking)["msg"]
     with contextlib.closing(control.connect(context.control)) as records:
         driver.rows(records, "UPDATE migration.migrations SET state = 'rolled_back', closed_at = now()")
-    assert present(world, looking)["msg"].endswith("; would require: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first")
+    assert present(world, looking)["msg"].endswith("; as things stand it would be refused: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first")
     with pytest.raises(MigrationError, match="no migration is open"):
         present(world, context)

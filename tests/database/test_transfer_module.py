@@ -82,6 +82,6 @@ def test_a_preview_says_what_the_real_run_would_refuse_to_begin_without(context:
     execute(context.control, "INSERT INTO migration.records (kind, outcome, detail) VALUES ('preflight', 'failed', '{}')")
     assert "; would require a passed preflight: the last preflight (" in str(said())
     execute(context.control, "UPDATE migration.migrations SET plan_digest = 'another'")
-    assert "; would require: migration " in str(said())
+    assert "; as things stand it would be refused: migration " in str(said())
     execute(context.control, "UPDATE migration.migrations SET state = 'rolled_back', closed_at = now()")
-    assert str(said()).endswith("; would require: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first")
+    assert str(said()).endswith("; as things stand it would be refused: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first")

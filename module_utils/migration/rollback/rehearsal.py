@@ -25,7 +25,7 @@ from ..postgres.quote import qualified
 from ..snapshot import manifest, retention, take
 from ..snapshot.dump import DumpOptions, dump, make_folder
 from ..snapshot.restore import RestoreOptions, content, prove, restore
-from ..state import control
+from ..state import control, gates
 from ..state.control import Record
 from ..state.lock import lock
 from . import delete_rows
@@ -67,7 +67,7 @@ def would(context: Context, options: RehearseOptions) -> list[str]:
         try:
             _require_none_open(records)
         except MigrationError as exc:
-            return [f"would require: {exc}"]
+            return [gates.would_refuse(exc)]
     pairs = [*((context.targets[name], scratch.targets[name]) for name in context.plan.services), (context.control, scratch.control)]
     return [f"would make {copy.dbname} beside {real.dbname}, walk the whole migration and its rollback there, then drop it" for real, copy in pairs]
 

@@ -12,6 +12,11 @@ from . import control
 PREFLIGHT = "preflight"
 
 
+def would_refuse(exc: MigrationError) -> str:
+    """Return what a preview says of a refusal: before it comes to that phase, the real run may have done what is missing."""
+    return f"as things stand it would be refused: {exc}"
+
+
 def require_preflight(connection: driver.Connection, plan_digest: str, override: bool = False, *, check: bool = False) -> str:
     """Return '' when the last preflight passed for this very plan; MigrationError when it is missing, failed or for another plan.
 

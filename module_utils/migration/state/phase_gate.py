@@ -12,13 +12,13 @@ from typing import Any
 from ..context import Context
 from ..errors import MigrationError
 from ..postgres import driver
-from . import control
+from . import control, gates
 from .control import Migration
 from .rolled_back import require_not_rolled_back
 
 
 def pass_gate(context: Context) -> tuple[Migration | None, str]:
-    """Return the open migration and "", or in check mode also None and a line that says what would be required."""
+    """Return the open migration and "", or in check mode also None and a line that says what would be refused."""
     place = context.control.place
     with (
         contextlib.closing(control.connect(context.control, readonly=context.check)) as connection,
@@ -32,7 +32,7 @@ def pass_gate(context: Context) -> tuple[Migration | None, str]:
         except MigrationError as exc:
             if not context.check:
                 raise
-            return None, f"would require: {exc}"
+            return None, gates.would_refuse(exc)
     return migration, ""
 
 
