@@ -51,7 +51,8 @@ def test_a_preview_says_that_the_real_run_would_refuse(walk: Walk) -> None:  # n
     with contextlib.closing(control.connect(walk.context.control)) as records:
         control.plan(records, walk.context.plan.digest, walk.context.plan.fingerprint)
         run_id = control.begin(records, walk.context.plan.digest).run_id
-    assert [line.partition(",")[0] for line in rehearsal.would(walk.context, options(walk))] == [f"as things stand it would be refused: migration {run_id} is open"]
+    said = [line.partition(",")[0] for line in rehearsal.would(walk.context, options(walk))]
+    assert said == [f"as things stand it would be refused: migration {run_id} is open"]
 
 
 def test_a_name_that_postgresql_would_cut_to_that_of_another_database_is_refused(walk: Walk) -> None:  # noqa: F811

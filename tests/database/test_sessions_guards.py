@@ -49,7 +49,7 @@ TARGET = (
 )
 PARAMS: dict[str, Any] = {
     "state": "present", "engine": "cache", "service_table": "", "users_entity": "users", "password_column": "password_hash", "secret_key": SECRET,
-    "secret_key_fallbacks": [], "service_secret_key": None, "salt": signing.SESSION_SALT, "backends": {}, "known_backends": [], "user_index": "",
+    "secret_key_fallbacks": [], "service_secret_key": None, "salt": signing.SESSION_SALT, "backends": {}, "known_backends": [], "user_index": "", "ids": {},
     "restore": False, "ended": "remove", "eviction_allowed": False, "forged_limit": 50, "batch": 200, "workers": 2,
 }  # fmt: skip
 
@@ -338,6 +338,7 @@ def test_a_preview_says_that_the_real_run_would_refuse(world: World, context: Co
     assert "would be refused" not in present(world, looking)["msg"]
     with contextlib.closing(control.connect(context.control)) as records:
         driver.rows(records, "UPDATE migration.migrations SET state = 'rolled_back', closed_at = now()")
-    assert present(world, looking)["msg"].endswith("; as things stand it would be refused: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first")
+    refused = "; as things stand it would be refused: no migration is open; run playbooks/preflight.yml and playbooks/snapshot.yml first"
+    assert present(world, looking)["msg"].endswith(refused)
     with pytest.raises(MigrationError, match="no migration is open"):
         present(world, context)
