@@ -22,7 +22,10 @@ STEP = re.compile(
     re.IGNORECASE,
 )
 # What a message ends with when another place has written it as a whole, step included.
-WHOLE = re.compile(r"\b(?:exc|faults|fault|text|answer|step|said\(|told\(|_explain\(|_no_driver\(|_FULL|_failure|cause|unfit|room|states|changed|item\.line)")
+WHOLE = re.compile(
+    r"\b(?:exc|faults|fault|text|answer|step|said\(|told\(|_explain\(|_no_driver\(|_FULL|_failure|cause|unfit|room|states|changed|item\.line"
+    r"|reconciliation\.missing\()"
+)
 
 
 def raised(path: Path) -> Iterator[tuple[int, str, str]]:
