@@ -18,7 +18,7 @@ from ansible.module_utils.migration.embedded import server as postgres
 from tests.servers.tls import authority
 from tests.servers.trial import HOSTS, PROJECT, Failed, Trial, standby, trial
 
-EQUAL = r"equal: \d+ rows in \d+ tables, every column, no difference"
+EQUAL = r"equal: [\d,]+ rows in \d+ tables, every column, no difference"
 MUTANT = "SELECT min(id::text)::uuid FROM auth_service.users"
 
 
