@@ -165,6 +165,11 @@ def _field(text: str) -> str:
     return text.replace("\\", "\\\\").replace(":", "\\:")
 
 
+def dbname(name: str) -> str:
+    """Return a database's name as an argument: a bare one that looks like a connection string would be read as one (libpq, "Connection Strings")."""
+    return "dbname='" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def run(argv: Sequence[str], way: Access, place: str, doing: str, *, tolerated: str = "") -> str:
     """Run a client, which dies when this process does; return its output, or raise MigrationError with its error, redacted.
 
@@ -211,7 +216,7 @@ def said(stderr: str, status: int) -> str:
     if status < 0:
         return f"it was ended by signal {signal.Signals(-status).name}; run this again"
     found = _SAID.search(stderr)
-    if found and "Query was: LOCK TABLE" in stderr:
+    if found and "Query was: LOCK TABLE" in stderr and "permission denied" not in stderr:
         return "somebody holds a lock on a table (pg_locks says who); wait for that and run this again"
     if not found:
         return f"it ended with status {status}; run this again, and look at the server's log"

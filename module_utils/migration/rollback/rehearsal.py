@@ -24,7 +24,7 @@ from ..postgres.driver import Endpoint
 from ..postgres.quote import qualified
 from ..snapshot import manifest, retention, take
 from ..snapshot.dump import DumpOptions, dump, make_folder
-from ..snapshot.restore import RestoreOptions, content, prove, restore
+from ..snapshot.restore import RestoreOptions, content, prove, read_back, restore
 from ..state import control, gates
 from ..state.control import Record
 from ..state.lock import lock
@@ -243,6 +243,7 @@ def _drop(scratch: Context, options: RehearseOptions) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
     for endpoint in (*scratch.targets.values(), scratch.control):
         own = {databases.derived(name, what, run_id) for name in (endpoint.dbname, scratch.source.dbname) for what in _MADE for run_id in run_ids}
+        own |= {read_back(name) for name in own}
         with contextlib.closing(databases.admin(endpoint, options.restore.maintenance_db)) as connection:
             found = driver.rows(connection, "SELECT datname FROM pg_database WHERE datname = ANY(%s)", ([*own, endpoint.dbname],))
         for (name,) in sorted(found, reverse=True):

@@ -25,7 +25,7 @@ from ..postgres.driver import Endpoint
 from ..snapshot import encryption
 from ..snapshot.encryption import Sealing
 from ..snapshot.manifest import Dumped, Manifest
-from ..snapshot.restore import RestoreOptions, proven_copy
+from ..snapshot.restore import RestoreOptions, proven_copy, read_back
 from ..state import control, rolled_back
 from ..state.control import Migration
 from ..state.lock import lock
@@ -182,6 +182,7 @@ def drop_scratch(context: Context, options: RollbackOptions, migration: Migratio
     """Drop what killed proofs and rollbacks of this migration left beside the services; the kept databases stay."""
     for endpoint in context.targets.values():
         names_of = [database.derived(name, what, migration.run_id) for name in (endpoint.dbname, context.source.dbname) for what in SCRATCH]
+        names_of += [read_back(name) for name in names_of]
         with contextlib.closing(database.admin(endpoint, options.restore.maintenance_db)) as connection:
             left = [name for name in names_of if database.exists(connection, name)]
         for name in left:

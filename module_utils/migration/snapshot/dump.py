@@ -197,7 +197,8 @@ def _unhurried(connection: driver.Connection) -> None:
 
 def _dump_roles(path: Path, endpoint: Endpoint, chosen: Clients, way: Access) -> bool:
     """Write the roles of the server, without passwords; False when this role or service may not read them."""
-    argv = [chosen.program("pg_dumpall"), "--roles-only", "--no-role-passwords", "--no-password", f"--database={endpoint.dbname}", f"--file={path}"]
+    argv = [chosen.program("pg_dumpall"), "--roles-only", "--no-role-passwords", "--no-password"]
+    argv += [f"--database={clients.dbname(endpoint.dbname)}", f"--file={path}"]
     try:
         clients.run(argv, way, endpoint.place, "pg_dumpall")
     except MigrationError as exc:

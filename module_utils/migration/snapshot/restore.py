@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,13 +43,24 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
     A `foreign` server is not the one the dump is from: owners, grants and tablespaces are left out, since its roles may
     not exist there.
     """
+    _run_restore(endpoint, dumped, folder, dbname, options, foreign=foreign)
+    if not foreign:
+        databases.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
+
+
+def _run_restore(
+    endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool, schema_only: bool = False
+) -> None:
+    """Make `dbname` and run pg_restore into it, as the role that reaches every owner of the endpoint's own database."""
     chosen, server_major = _clients(endpoint, dumped, options)
-    databases.create(endpoint, options.maintenance_db, dbname, dumped.properties, foreign=foreign)
     fresh = replace(endpoint, dbname=dbname)
-    argv = [chosen.program("pg_restore"), "--format=directory", f"--jobs={options.jobs}", "--no-password", f"--dbname={dbname}"]
+    databases.create(endpoint, options.maintenance_db, dbname, dumped.properties, foreign=foreign)
+    argv = [chosen.program("pg_restore"), "--format=directory", f"--jobs={options.jobs}", "--no-password", f"--dbname={clients.dbname(dbname)}"]
     tolerated = clients.UNKNOWN_BEFORE_17 if server_major < 17 <= chosen.major else ""
     if not tolerated:
         argv.append("--exit-on-error")
+    if schema_only:
+        argv.append("--schema-only")
     if foreign:
         argv += _FOREIGN
     elif role := restore_blockers.acting_role(endpoint):
@@ -62,8 +74,6 @@ def restore(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, optio
                 step = f"PostgreSQL promises no restore into an older server, so name one of version {dumped_major} in snapshot_verify_server"
                 raise MigrationError(f"{exc}; {step}") from exc
             raise
-    if not foreign:
-        databases.dress(endpoint, options.maintenance_db, dbname, dumped.properties)
 
 
 @contextlib.contextmanager
@@ -84,7 +94,7 @@ def prove(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options
     fresh = replace(endpoint, dbname=dbname, session_role=None if foreign else endpoint.session_role)
     found = content(fresh)
     lines = content_digest.differences(dumped.content, found)
-    lines += schema_differences(fresh, dumped, folder, options, foreign=foreign)
+    lines += schema_differences(endpoint, dumped, folder, dbname, options, foreign=foreign)
     if not foreign:
         with contextlib.closing(databases.admin(endpoint, options.maintenance_db)) as connection:
             lines += property_differences(dumped.properties, databases.read(connection, dbname))
@@ -102,24 +112,59 @@ def content(endpoint: Endpoint, tick: Callable[[str, int, int], None] = lambda t
         connection.close()
 
 
-def schema_differences(fresh: Endpoint, dumped: Dumped, folder: Path, options: RestoreOptions, *, foreign: bool) -> list[str]:
-    """Compare the definitions in the dump with those of the copy: line by line where one version wrote both, else what there is."""
-    chosen, server_major = _clients(fresh, dumped, options)
+def schema_differences(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool) -> list[str]:
+    """Return a line when definitions of a copy differ from those in the dump that it was restored from."""
+    lines = definition_differences(endpoint, dumped, folder, dbname, options, foreign=foreign)
+    return [f"the definitions differ in {len(lines)} lines, first: {lines[0].strip()[:120]}"] if lines else []
+
+
+def definition_differences(endpoint: Endpoint, dumped: Dumped, folder: Path, dbname: str, options: RestoreOptions, *, foreign: bool) -> list[str]:
+    """Return the lines that are in the definitions of a copy or of the dump that it was restored from, and not in both.
+
+    PostgreSQL prints an expression otherwise once it has read it back (`x IN ('a', 'b')` gets its casts in other places), so the
+    text of the dump is no identity. Where the texts differ, the dump's definitions are restored into a scratch database, and
+    its text is compared: both have gone the same way. What PostgreSQL never rewrites (owners, grants, comments) must be
+    in the copy as the dump has it, since a restore only warns of a GRANT or REVOKE that it may not give.
+    """
+    chosen, server_major = _clients(endpoint, dumped, options)
+    fresh = replace(endpoint, dbname=dbname, session_role=None if foreign else endpoint.session_role)
     alike = server_major == dumped.major and chosen.major == clients.major(dumped.client_version)
     common = ["--schema-only", *(_FOREIGN if foreign or not alike else [])]
-    with clients.access(fresh, databases.APPLICATION_NAME) as way:
-        with _contents(chosen, folder, way, fresh.place, foreign=foreign) as listed:
-            argv = [chosen.program("pg_restore"), "--format=directory", *common, *listed, "--file=-", str(folder)]
-            wanted = clients.run(argv, way, fresh.place, "pg_restore")
-        role = [f"--role={fresh.session_role}"] if fresh.session_role else []
-        own = [*role, f"--encoding={dumped.properties.encoding}", "--no-password"]
-        found = clients.run([chosen.program("pg_dump"), *common, *own], way, fresh.place, "pg_dump")
-    said = _statements if alike else _objects
-    missing, added = said(wanted) - said(found), said(found) - said(wanted)
-    if not missing and not added:
+    with clients.access(fresh, databases.APPLICATION_NAME) as way, _contents(chosen, folder, way, fresh.place, foreign=foreign) as listed:
+        argv = [chosen.program("pg_restore"), "--format=directory", *common, *listed, "--file=-", str(folder)]
+        wanted = clients.run(argv, way, fresh.place, "pg_restore")
+    found = _dumped_text(fresh, dumped, chosen, common)
+    if not alike:
+        return _apart(_objects(wanted), _objects(found))
+    if _statements(wanted) == _statements(found):
         return []
-    first = next(iter([*missing, *added])).strip()[:120]
-    return [f"the definitions differ in {missing.total() + added.total()} lines, first: {first}"]
+    scratch = read_back(dbname)
+    databases.drop(endpoint, options.maintenance_db, scratch)
+    try:
+        _run_restore(endpoint, dumped, folder, scratch, options, foreign=foreign, schema_only=True)
+        again = _dumped_text(replace(fresh, dbname=scratch), dumped, chosen, common)
+    finally:
+        databases.drop(endpoint, options.maintenance_db, scratch)
+    kept = _apart(_objects(wanted) + _verbatim(wanted), _objects(found) + _verbatim(found))
+    return [*kept, *_apart(_statements(again), _statements(found))]
+
+
+def read_back(dbname: str) -> str:
+    """Return the name of the scratch database that holds the definitions of a copy's dump only."""
+    return f"migration_read_back_{hashlib.sha256(dbname.encode()).hexdigest()[:16]}"
+
+
+def _dumped_text(endpoint: Endpoint, dumped: Dumped, chosen: Clients, common: Sequence[str]) -> str:
+    """Return the definitions of a database as pg_dump prints them."""
+    role = [f"--role={endpoint.session_role}"] if endpoint.session_role else []
+    argv = [chosen.program("pg_dump"), *common, *role, f"--encoding={dumped.properties.encoding}", "--no-password"]
+    with clients.access(endpoint, databases.APPLICATION_NAME) as way:
+        return clients.run(argv, way, endpoint.place, "pg_dump")
+
+
+def _apart(wanted: Counter[str], found: Counter[str]) -> list[str]:
+    """Return the lines that only one of the two has."""
+    return [*(wanted - found).elements(), *(found - wanted).elements()]
 
 
 def property_differences(wanted: databases.Properties, found: databases.Properties) -> list[str]:
@@ -144,6 +189,12 @@ def _statements(text: str) -> Counter[str]:
     """
     silent = ("--", "SET ", "\\restrict", "\\unrestrict", "SELECT pg_catalog.set_config", "REFRESH MATERIALIZED VIEW ")
     return Counter(line for line in text.splitlines() if line and not line.startswith(silent))
+
+
+def _verbatim(text: str) -> Counter[str]:
+    """Return the lines that PostgreSQL writes as it has read them: who owns, who may, what is said of it."""
+    kept = re.compile(r"(GRANT|REVOKE|COMMENT ON|ALTER DEFAULT PRIVILEGES|SECURITY LABEL|CREATE EXTENSION) |ALTER .* OWNER TO ")
+    return Counter(line for line in text.splitlines() if kept.match(line))
 
 
 def _clients(endpoint: Endpoint, dumped: Dumped, options: RestoreOptions) -> tuple[Clients, int]:

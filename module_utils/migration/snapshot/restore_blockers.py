@@ -11,22 +11,7 @@ from dataclasses import replace
 
 from ..postgres import databases, driver
 from ..postgres.driver import Endpoint
-
-# What pg_restore gives an owner again; an extension's members have the owner of whoever makes the extension.
-_OWNERS = """
-SELECT DISTINCT pg_get_userbyid(owner) FROM (
-    SELECT 'pg_namespace'::regclass AS kind, oid, nspname AS space, nspowner AS owner FROM pg_namespace
-    UNION ALL SELECT 'pg_class'::regclass, oid, relnamespace::regnamespace::text, relowner FROM pg_class WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-    UNION ALL SELECT 'pg_proc'::regclass, oid, pronamespace::regnamespace::text, proowner FROM pg_proc
-    UNION ALL SELECT 'pg_type'::regclass, oid, typnamespace::regnamespace::text, typowner FROM pg_type
-        WHERE typtype IN ('d', 'e', 'r') OR typtype = 'c' AND (SELECT relkind = 'c' FROM pg_class WHERE pg_class.oid = typrelid)
-    UNION ALL SELECT 'pg_largeobject_metadata'::regclass, oid, '', lomowner FROM pg_largeobject_metadata
-    UNION ALL SELECT 'pg_publication'::regclass, oid, '', pubowner FROM pg_publication
-    UNION ALL SELECT 'pg_default_acl'::regclass, oid, '', defaclrole FROM pg_default_acl
-) AS things
-WHERE space !~ '^(pg_|information_schema$)' AND owner NOT IN (SELECT nspowner FROM pg_namespace WHERE nspname = 'public')
-AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = kind AND d.objid = things.oid AND d.deptype = 'e')
-"""
+from . import restore_trial, superuser_objects
 
 _TABLESPACES = """
 SELECT quote_ident(spcname) FROM pg_tablespace t JOIN pg_database d ON d.dattablespace = t.oid
@@ -45,33 +30,13 @@ SELECT name FROM unnest(%s::text[]) AS given (name) LEFT JOIN pg_settings AS kno
 WHERE (known.context IS NULL OR known.context IN ('superuser', 'superuser-backend')) AND NOT {granted} ORDER BY 1
 """
 
-_SUPERUSERS = """
-SELECT what FROM (VALUES
-    ('publications FOR ALL TABLES', EXISTS (SELECT FROM pg_publication WHERE puballtables)),
-    ('event triggers', EXISTS (SELECT FROM pg_event_trigger e WHERE NOT EXISTS (
-        SELECT FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e'))),
-    ('subscriptions', EXISTS (SELECT FROM pg_subscription s JOIN pg_database b ON b.oid = s.subdbid WHERE b.datname = current_database())),
-    ('foreign data wrappers', EXISTS (SELECT FROM pg_foreign_data_wrapper f WHERE NOT EXISTS (
-        SELECT FROM pg_depend d WHERE d.classid = 'pg_foreign_data_wrapper'::regclass AND d.objid = f.oid AND d.deptype = 'e'))),
-    ('functions in untrusted languages', EXISTS (
-        SELECT FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang WHERE NOT l.lanpltrusted AND l.lanname <> 'sql'
-        AND p.pronamespace::regnamespace::text !~ '^(pg_|information_schema$)'
-        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')))
-) AS things (what, there) WHERE there
-"""
-
-
-def owners(connection: driver.Connection) -> list[str]:
-    """Return the roles that own something in the connection's database."""
-    return sorted(name for (name,) in driver.rows(connection, _OWNERS))
-
 
 def acting_role(endpoint: Endpoint) -> str | None:
     """Return the role that a restore acts as: the session role, or none (the login role) when only that reaches every owner."""
     if not endpoint.session_role:
         return None
     with contextlib.closing(_login(endpoint)) as connection, driver.database_errors(endpoint.place, "looking at owners"):
-        for owner in owners(connection):
+        for owner in superuser_objects.owners(connection):
             reached = driver.scalar(connection, "SELECT pg_has_role(%s, %s, 'MEMBER')", (endpoint.session_role, owner))
             if not reached and driver.scalar(connection, "SELECT pg_has_role(current_user, %s, 'MEMBER')", (owner,)):
                 return None
@@ -79,7 +44,12 @@ def acting_role(endpoint: Endpoint) -> str | None:
 
 
 def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
-    """Return what would make rollback_scope=databases impossible for a service, a line each with the remedy; [] for a superuser."""
+    """Return what would make rollback_scope=databases impossible for a service, a line each: fault; remedy."""
+    return [*_rights(endpoint, maintenance_db), *(item.line for item in restore_trial.obstacles(endpoint))]
+
+
+def _rights(endpoint: Endpoint, maintenance_db: str) -> list[str]:
+    """Return what the role may not do or make again; [] for a superuser."""
     lines = []
     with contextlib.closing(databases.admin(endpoint, maintenance_db)) as connection, driver.database_errors(endpoint.place, "looking at rights"):
         superuser, creates, owns, owner = driver.rows(
@@ -104,30 +74,18 @@ def obstacles(endpoint: Endpoint, maintenance_db: str) -> list[str]:
         settings = databases.read(connection, endpoint.dbname).settings
         others = sorted({item.role for item in settings} - {"", user})
         if others:
-            lines.append(f"the database has settings for {', '.join(others)}, which only a superuser can give again; ALTER ROLE ... IN DATABASE ... RESET ALL")
+            step = f"ALTER ROLE ... IN DATABASE ... RESET ALL, or {superuser_objects.DATA}"
+            lines.append(f"the database has settings for {', '.join(others)}, which only a superuser can give again; {step}")
         granted = "has_parameter_privilege(name, 'SET')" if connection.server_version >= 150000 else "false"
         beyond = [name for (name,) in driver.rows(connection, _SETTINGS.format(granted=granted), ([item.name for item in settings if not item.role],))]
         if beyond:
             lines.append(
                 f"the database has the settings {', '.join(beyond)}, which only a superuser can give again; GRANT SET ON PARAMETER ... TO {user}"
-                " (PostgreSQL 15 and newer), or ALTER DATABASE ... RESET them"
+                f" (PostgreSQL 15 and newer), ALTER DATABASE ... RESET them, or {superuser_objects.DATA}"
             )
     with contextlib.closing(_login(endpoint)) as connection, driver.database_errors(endpoint.place, "looking at rights"):
-        beyond = [name for name in owners(connection) if not driver.scalar(connection, "SELECT pg_has_role(current_user, %s, 'MEMBER')", (name,))]
-        if beyond:
-            lent = all(databases.lendable(connection, name) for name in beyond)
-            step = "GRANT them to it" if lent else "give the objects to a role of the service's own, which the role is member of"
-            lines.append(f"the role {user} is not a member of {', '.join(beyond)}, who own objects; {step}")
-        untrusted = driver.rows(
-            connection,
-            "SELECT e.extname FROM pg_extension e LEFT JOIN pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion"
-            " WHERE e.extname <> 'plpgsql' AND v.trusted IS NOT TRUE ORDER BY 1",
-        )
-        if untrusted:
-            names = ", ".join(name for (name,) in untrusted)
-            lines.append(f"only a superuser can make the extensions {names} again; have a superuser roll back, or use rollback_scope=data")
-        if things := ", ".join(what for (what,) in driver.rows(connection, _SUPERUSERS)):
-            lines.append(f"only a superuser can make its {things} again; drop them meanwhile, have a superuser roll back, or use rollback_scope=data")
+        makes = owner if databases.lendable(connection, owner) else endpoint.session_role or user
+        lines += [item.line for item in superuser_objects.obstacles(connection, makes)]
         acting = acting_role(endpoint) or user
         spaces = driver.rows(connection, _OBJECTS_TABLESPACES, (acting,))
         lines += [f"the role {acting} may not use the tablespace {name} of tables; GRANT CREATE ON TABLESPACE {name} TO {acting}" for (name,) in spaces]
@@ -149,6 +107,8 @@ def lacking_extensions(source: Endpoint, known: Container[str], where: str) -> l
 def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> list[str]:
     """Return what would keep the source's dump from being restored on another server, for its proof; a line each with the remedy."""
     used = extensions(source)
+    with contextlib.closing(_login(source)) as connection, driver.database_errors(source.place, "looking at its objects"):
+        beyond = superuser_objects.elsewhere(connection)
     with contextlib.closing(databases.admin(server, maintenance_db)) as connection, driver.database_errors(server.place, "looking at extensions"):
         superuser, creates = driver.rows(connection, "SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user")[0]
         known = dict(
@@ -168,7 +128,8 @@ def proof_obstacles(source: Endpoint, server: Endpoint, maintenance_db: str) -> 
     if untrusted := [name for name in used if known.get(name) is False]:
         step = "mark them as trusted in its control files, or leave snapshot_verify_server out: a server that is started for the proof and thrown away can"
         lines.append(f"the role {server.user} cannot make the extensions {', '.join(untrusted)} of {source.name} on {where}; {step}")
-    return lines
+    step = "leave snapshot_verify_server out, or set snapshot_verify_restore=false"
+    return lines + [f"the role {server.user} cannot make {what} of {source.name} on {where}; {step}" for what in beyond]
 
 
 def _login(endpoint: Endpoint) -> driver.Connection:
