@@ -259,7 +259,7 @@ def test_a_slip_in_a_mapping_is_one_finding(
     report = preflight.run(remapped(context, tmp_path, path, old, new), options, None)
     assert stopping(report) == [expected]
     place = next(item.place for item in report.findings if item.message == expected[2])
-    assert place == f"mappings/{path}" + (f":{line_of(path, old)}" if expected[1] else "")
+    assert place == f"{tmp_path}/mappings/{path}" + (f":{line_of(path, old)}" if expected[1] else "")
 
 
 def test_a_database_without_any_mapped_table_is_one_finding(context: Context, options: preflight.Options, databases: Callable[..., Endpoint]) -> None:
