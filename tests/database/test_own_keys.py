@@ -163,7 +163,7 @@ def test_a_kept_id_must_be_there_be_unique_and_be_nobody_elses_row(world: Contex
     execute(world.targets["blog"], "INSERT INTO blog.authors SELECT '01912345-6789-7001-8000-000000000000', 'knows the UUID already'")
     stopping = [item for item in look(world).findings if item.level == "stop"]
     assert [(item.rule, item.count, item.keys) for item in stopping if item.target == "blog.posts"] == [("foreign_key", 1, ("77",))]
-    assert [(item.rule, item.count) for item in stopping if item.target == "blog.authors"] == [("collision", 1)]
+    assert [(item.rule, item.count) for item in stopping if item.target == "blog.authors"] == [("unique", 2), ("collision", 1)]
     found = [item for item in stopping if item.target == "accounts.users"]
     assert [(item.rule, item.count, item.keys) for item in found] == [("not_null", 2, ("3", "5")), ("unique", 2, ("7", "9"))]
 
