@@ -54,7 +54,7 @@ def test_a_fresh_database_is_empty_and_decodes_logically(database: Endpoint) -> 
 
 
 def test_a_wrong_password_is_refused(database: Endpoint) -> None:
-    with pytest.raises(MigrationError, match="password authentication failed"):
+    with pytest.raises(MigrationError, match="the password or the role is wrong; check login_user and login_password"):
         connect(dataclasses.replace(database, password="wrong"), application_name="tests")
 
 
@@ -94,8 +94,9 @@ def test_root_copies_programs_that_its_servers_may_not_read(
     real = pg._runs
     monkeypatch.setattr(pg, "_runs", lambda program, account: tmp_path in program.parents and real(program, account))
     tmp_path.chmod(0o711)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o711)
+    for parent in tmp_path.parents:
+        if parent.name.startswith(("pytest-", "popen-")):  # one folder more where the tests are shared out to processes
+            parent.chmod(0o711)
     copied = pg.binaries(tmp_path, own_server.account)
     assert copied.is_relative_to(tmp_path)
     assert pg.binaries(tmp_path, own_server.account) == copied
