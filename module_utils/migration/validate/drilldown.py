@@ -30,7 +30,7 @@ from .slices import Scan, add_up, differing, sums_of
 OPENED_ROWS = 100_000  # of both sides
 MOST_GROUPS = 1 << 16
 COLUMN_BATCH = 2_000
-SHOWN_BATCH = 10_000
+SHOWN_BATCH = 1_000
 _LANES = 16  # bytes at the end of what digest.opened() gives
 
 
