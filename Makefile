@@ -18,7 +18,7 @@ INVENTORY ?= inventories/lab
 SERVERS_USERS ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check-mappings lab lab-stop lab-delete test lint sanity unit molecule bench chaos remote mutate logins servers wayback bench-rollback docs lock clean
+.PHONY: help setup demo check-mappings lab lab-stop lab-delete test lint unit molecule bench chaos remote mutate logins servers wayback bench-rollback docs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -55,6 +55,23 @@ def playbook_command(root: str) -> str:
     return "ansible-playbook" if found and os.path.samefile(found, own) else own
 
 
+def psql_command(endpoint: Mapping[str, Any], bin_dir: str = "") -> str:
+    """Return what to type to look into a database, whatever its names are; the password is asked for."""
+    given = {"host": endpoint.get("login_host"), "port": endpoint.get("login_port", 5432), "dbname": endpoint["login_db"], "user": endpoint["login_user"]}
+    role = endpoint.get("session_role")
+    if role:
+        given["options"] = "-crole=" + str(role).replace("\\", "\\\\").replace(" ", "\\ ")
+    words = " ".join(f"{name}={_conninfo(str(value))}" for name, value in given.items() if value not in (None, ""))
+    return f"{shlex.quote(os.path.join(bin_dir, 'psql'))} {shlex.quote(words)}"
+
+
+def _conninfo(value: str) -> str:
+    """Return a value of a connection string, in quotes where it needs them (libpq, "Connection Strings")."""
+    if value.replace("_", "").replace("/", "").replace(".", "").replace("-", "").replace("=", "").isalnum():
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def _bookkeeping(item: Mapping[str, Any]) -> bool:
     """Tell whether a table is the migration's own; those come last."""
     return ".migration." in item["target"]
@@ -171,4 +188,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return the filters by name."""
-        return {"migration_summary": migration_summary, "inventory_arguments": inventory_arguments, "playbook_command": playbook_command}
+        return {
+            "migration_summary": migration_summary,
+            "inventory_arguments": inventory_arguments,
+            "playbook_command": playbook_command,
+            "psql_command": psql_command,
+        }

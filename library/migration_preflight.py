@@ -17,6 +17,7 @@ description:
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - connections
+  - connections.verify_server
   - session_store
 options:
   store:
@@ -44,52 +45,6 @@ options:
     description: Django's PASSWORD_RESET_TIMEOUT in seconds, to say how long outstanding links live.
     type: int
     default: 259200
-  verify_server:
-    description: The operator's own server for the proof of the snapshot, so that none need be started on the runner; it is not connected to.
-    type: dict
-    suboptions:
-      name:
-        description: The inventory host that stands for the database.
-        type: str
-        required: true
-      login_host:
-        description: Host, or folder of the Unix socket.
-        type: str
-        default: ""
-      login_port:
-        description: Port.
-        type: int
-        default: 5432
-      login_db:
-        description: Database.
-        type: str
-        required: true
-      login_user:
-        description: Role to log in as.
-        type: str
-        required: true
-      login_password:
-        description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
-        type: str
-      ssl_mode:
-        description: How TLS is used and what is verified; as for the databases.
-        type: str
-        choices: [disable, allow, prefer, require, verify-ca, verify-full]
-      ca_cert:
-        description: File with the certificate authority's certificate.
-        type: path
-      ssl_cert:
-        description: File with the client's certificate.
-        type: path
-      ssl_key:
-        description: File with the client's key.
-        type: path
-      session_role:
-        description: Role to take on after login, usually the database's owner.
-        type: str
-      schema:
-        description: Schema of the monolith's tables; only the source has one.
-        type: str
 requirements:
   - psycopg2 (on the runner)
 attributes:

@@ -19,6 +19,7 @@ description:
 author: The Edulink migration project (@edulink)
 extends_documentation_fragment:
   - connections
+  - connections.verify_server
 options:
   snapshot_dir:
     description: The folder of all snapshots, on the runner. A snapshot holds personal data; its folders have mode 0700.
@@ -80,54 +81,6 @@ options:
     description: The folder in which a server is made for the source's proof and thrown away.
     type: path
     default: /var/tmp
-  verify_server:
-    description:
-      - The operator's own server for the proof, as a connection.
-      - Without it targets are proven beside themselves, and the source on a server that is started here and thrown away.
-    type: dict
-    suboptions:
-      name:
-        description: The inventory host that stands for the database.
-        type: str
-        required: true
-      login_host:
-        description: Host, or folder of the Unix socket.
-        type: str
-        default: ""
-      login_port:
-        description: Port.
-        type: int
-        default: 5432
-      login_db:
-        description: Database.
-        type: str
-        required: true
-      login_user:
-        description: Role to log in as.
-        type: str
-        required: true
-      login_password:
-        description: Its password; libpq's own ways (a pgpass file, a certificate) work too.
-        type: str
-      ssl_mode:
-        description: How TLS is used and what is verified; as for the databases.
-        type: str
-        choices: [disable, allow, prefer, require, verify-ca, verify-full]
-      ca_cert:
-        description: File with the certificate authority's certificate.
-        type: path
-      ssl_cert:
-        description: File with the client's certificate.
-        type: path
-      ssl_key:
-        description: File with the client's key.
-        type: path
-      session_role:
-        description: Role to take on after login, usually the database's owner.
-        type: str
-      schema:
-        description: Schema of the monolith's tables; only the source has one.
-        type: str
   override_gates:
     description: Go on without a passed preflight of this plan.
     type: bool

@@ -58,7 +58,18 @@ def _indent(text: str, by: int) -> str:
 
 
 class ModuleDocFragment:
-    """Options of CONTEXT_SPEC in module_utils/migration/context.py."""
+    """Options of CONTEXT_SPEC in module_utils/migration/context.py, and of a server for the snapshot's proof."""
+
+    VERIFY_SERVER = f"""
+options:
+  verify_server:
+    description:
+      - The operator's own server for the proof of the snapshot, as a connection.
+      - Without it targets are proven beside themselves, and the source on a server that is started on the runner and thrown away.
+    type: dict
+    suboptions:
+{_indent(_ENDPOINT, 6)}
+"""
 
     DOCUMENTATION = f"""
 options:

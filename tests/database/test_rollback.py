@@ -26,7 +26,7 @@ from ansible.module_utils.migration.postgres import databases, driver
 from ansible.module_utils.migration.rollback import delete_rows, preview, rename
 from ansible.module_utils.migration.rollback import run as rollback
 from ansible.module_utils.migration.rollback.run import AS_BEFORE, AS_SNAPSHOT, KIND
-from ansible.module_utils.migration.snapshot import restore, take
+from ansible.module_utils.migration.snapshot import restore, restore_blockers, take
 from ansible.module_utils.migration.state import control, phase_gate
 from ansible.modules import migration_copy, migration_release, migration_repair, migration_sessions
 
@@ -371,6 +371,15 @@ def test_what_would_make_a_rollback_impossible_is_named_before_it_is_needed(walk
     parts = ("CREATEDB", "settings for postgres", "postgres owns publication p, schema foreign_owner", "extensions pageinspect", "publications of all tables")
     for part in parts:
         assert part in said
+    ask(walk.superuser, f"REVOKE pg_signal_backend, {endpoint.session_role} FROM {endpoint.user}")
+    ask(walk.superuser, f"GRANT CONNECT ON DATABASE {endpoint.dbname} TO {endpoint.user}")
+    alone = replace(endpoint, session_role=None)
+    lines = restore_blockers.obstacles(alone, "postgres")
+    for right in ("CREATEDB", "not a member", "pg_signal_backend"):
+        assert any(right in line for line in lines), right
+    assert [line for line in lines if "rollback_scope=data" not in line] == [], "each says which scope works all the same"
+    ask(walk.superuser, f"REVOKE CONNECT ON DATABASE {endpoint.dbname} FROM {endpoint.user}")
+    ask(walk.superuser, f"GRANT pg_signal_backend, {endpoint.session_role} TO {endpoint.user}")
     with pytest.raises(MigrationError, match=r"the snapshot could not be proven: .*user_service could not be rolled back"):
         take.take(walk.context, walk.taking(proof=True))
     ask(walk.service("user_service"), "DROP PUBLICATION p")

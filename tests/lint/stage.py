@@ -37,7 +37,7 @@ def stage(root: Path) -> Path:
         shutil.copytree(PROJECT / source, folder / destination, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (folder / "plugins" / "modules").glob("*.py"):  # in a collection a fragment has the collection's name
         text = path.read_text(encoding="utf-8")
-        named = re.sub(rf"^(extends_documentation_fragment: |  - )({FRAGMENTS})$", rf"\1{NAMESPACE}.{NAME}.\2", text, flags=re.MULTILINE)
+        named = re.sub(rf"^(extends_documentation_fragment: |  - )((?:{FRAGMENTS})(?:\.\w+)?)$", rf"\1{NAMESPACE}.{NAME}.\2", text, flags=re.MULTILINE)
         path.write_text(named, encoding="utf-8")
     (folder / "galaxy.yml").write_text(GALAXY, encoding="utf-8")
     (folder / "meta").mkdir()

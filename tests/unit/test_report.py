@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from ansible.module_utils.migration.report import collect, status, svg
 from ansible.module_utils.migration.report.page import page
 from ansible.module_utils.migration.state.control import Migration, Record
 from ansible.module_utils.migration.validate import latency
+from psycopg2.extensions import parse_dsn
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MIGRATION = Migration(1, "20260102T030405Z-ab12", "open", "a" * 64, "f" * 16, "2026-01-02 03:04:05", "there", NOW)
@@ -380,3 +382,15 @@ def test_every_source_row_is_summed_up_by_the_phase_that_knows_best() -> None:
     assert "migrate: not every source row." in section
     assert '<td class="n">13</td><td class="n">7</td><td class="n">0</td><td class="n">6</td><td class="n">0</td>' in section
     assert "svc.t" in section
+
+
+def test_the_command_to_look_around_is_what_it_says_whatever_the_names_are() -> None:
+    plain = {"login_host": "/tmp/pg", "login_port": 5433, "login_db": "auth_service", "login_user": "migrator"}
+    summary = load_filter()
+    assert summary.psql_command(plain) == "psql 'host=/tmp/pg port=5433 dbname=auth_service user=migrator'"
+    odd = {"login_host": "::1", "login_db": "it's $HOME \\ \"x\" dbname=y", "login_user": "a b", "session_role": "the owner"}
+    program, words = shlex.split(summary.psql_command(odd, "/opt/pg 18/bin"))
+    assert program == "/opt/pg 18/bin/psql"
+    read = parse_dsn(words)
+    assert (read["host"], read["dbname"], read["user"]) == (odd["login_host"], odd["login_db"], odd["login_user"])
+    assert read["options"] == "-crole=the\\ owner"

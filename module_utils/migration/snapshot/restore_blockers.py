@@ -62,15 +62,15 @@ def _rights(endpoint: Endpoint, maintenance_db: str) -> list[str]:
             return []
         user = endpoint.user
         if not creates:
-            lines.append(f"the role {user} may not make databases; ALTER ROLE {user} CREATEDB")
+            lines.append(f"the role {user} may not make databases; ALTER ROLE {user} CREATEDB, or {superuser_objects.DATA}")
         if not owns:
             lent = databases.lendable(connection, owner)
             step = f"GRANT {owner} TO {user}" if lent else "give it to a role of the service's own that the role is member of"
-            lines.append(f"the role {user} is not a member of {owner}, who owns the database; {step}")
+            lines.append(f"the role {user} is not a member of {owner}, who owns the database; {step}, or {superuser_objects.DATA}")
         if not driver.scalar(connection, "SELECT pg_has_role(current_user, 'pg_signal_backend', 'USAGE')"):
-            lines.append(f"the role {user} may not end others' sessions; GRANT pg_signal_backend TO {user}")
+            lines.append(f"the role {user} may not end others' sessions; GRANT pg_signal_backend TO {user}, or {superuser_objects.DATA}")
         spaces = driver.rows(connection, _TABLESPACES, (endpoint.dbname,))
-        lines += [f"the role {user} may not use the tablespace {name}; GRANT CREATE ON TABLESPACE {name} TO {user}" for (name,) in spaces]
+        lines += [_tablespace(user, name, "") for (name,) in spaces]
         settings = databases.read(connection, endpoint.dbname).settings
         others = sorted({item.role for item in settings} - {"", user})
         if others:
@@ -88,8 +88,13 @@ def _rights(endpoint: Endpoint, maintenance_db: str) -> list[str]:
         lines += [item.line for item in superuser_objects.obstacles(connection, makes)]
         acting = acting_role(endpoint) or user
         spaces = driver.rows(connection, _OBJECTS_TABLESPACES, (acting,))
-        lines += [f"the role {acting} may not use the tablespace {name} of tables; GRANT CREATE ON TABLESPACE {name} TO {acting}" for (name,) in spaces]
+        lines += [_tablespace(acting, name, " of tables") for (name,) in spaces]
     return lines
+
+
+def _tablespace(role: str, name: str, of_what: str) -> str:
+    """Return the line of a tablespace that the role may not use."""
+    return f"the role {role} may not use the tablespace {name}{of_what}; GRANT CREATE ON TABLESPACE {name} TO {role}, or {superuser_objects.DATA}"
 
 
 def extensions(source: Endpoint) -> list[str]:
